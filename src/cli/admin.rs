@@ -1,0 +1,333 @@
+//! Owns the subcommands that ask a running daemon: `status`, `leases`, `sweep`, `connections`; tables for people, JSON
+//! for programs. Must not know where the admin endpoint and its token usually are: both are arguments.
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::client::admin::LeaseFilter;
+use crate::client::{AdminClient, ClientError, causes};
+use crate::wire::admin::{Connections, Lease, LeasePage, Status, Swept};
+
+/// Leases asked for at once.
+const PAGE: usize = 500;
+
+/// What a running daemon is asked.
+#[derive(clap::Subcommand, Clone, Debug)]
+pub enum Command {
+    /// Show how the daemon is: what it holds, its store, its writer, its sockets.
+    Status {
+        #[command(flatten)]
+        options: Options,
+    },
+    /// List leases; dead drops are shown by size, never by content.
+    Leases {
+        /// Only this kind: relay or registration.
+        #[arg(long)]
+        kind: Option<String>,
+        /// Only keys that begin so.
+        #[arg(long)]
+        prefix: Option<String>,
+        /// Leases at most.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// End what has ended, now, rather than when the sweeper comes to it.
+    Sweep {
+        #[command(flatten)]
+        options: Options,
+    },
+    /// List the open sockets.
+    Connections {
+        #[command(flatten)]
+        options: Options,
+    },
+}
+
+/// How a daemon is asked and how its answer is shown.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    /// The daemon's admin endpoint [http:// and server.admin_listen].
+    #[arg(long, value_name = "URL")]
+    admin: Option<String>,
+    /// File with the admin token [admin.token in server.data_dir].
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Why there is nothing to show. The text holds the cause, too.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    #[error("no daemon answers at {0}")]
+    NoDaemon(String),
+    #[error("cannot read the admin token {}: {source}; give it with --token-file", path.display())]
+    Token { path: PathBuf, source: io::Error },
+    /// The daemon said no, or something else than JSON of its kind.
+    #[error("{url}: {source}")]
+    Client { url: String, source: ClientError },
+    #[error("cannot print: {0}")]
+    Print(#[from] io::Error),
+}
+
+impl Command {
+    /// Asks the daemon at `url` (such as `http://127.0.0.1:9001`) with the token in `token_file`, unless the options
+    /// name others, and prints the answer to stdout.
+    pub async fn run(&self, url: &str, token_file: &Path) -> Result<(), AdminError> {
+        let options = self.options();
+        let url = options.admin.as_deref().unwrap_or(url);
+        let token_file = options.token_file.as_deref().unwrap_or(token_file);
+        let token = std::fs::read_to_string(token_file)
+            .map_err(|source| AdminError::Token { path: token_file.to_owned(), source });
+        // Without a daemon there may be no token either, and that there is none is the better thing to say.
+        let client = AdminClient::new(url, token.as_deref().unwrap_or_default()).map_err(at(url))?;
+        if token.is_err() {
+            client.live().await.map_err(at(url))?;
+        }
+        token?;
+        let text = match self {
+            Command::Status { .. } => shown(options, &client.status().await.map_err(at(url))?, status),
+            Command::Sweep { .. } => shown(options, &client.sweep().await.map_err(at(url))?, swept),
+            Command::Connections { .. } => {
+                shown(options, &client.connections().await.map_err(at(url))?, connections)
+            }
+            Command::Leases { kind, prefix, limit, .. } => {
+                let filter =
+                    LeaseFilter { kind: kind.clone(), prefix: prefix.clone(), ..LeaseFilter::default() };
+                let page = all_leases(&client, filter, *limit).await.map_err(at(url))?;
+                let now = client.status().await.map_err(at(url))?.now;
+                shown(options, &page, |page| leases(page, now))
+            }
+        };
+        Ok(io::stdout().write_all(text.as_bytes())?)
+    }
+
+    fn options(&self) -> &Options {
+        match self {
+            Command::Status { options }
+            | Command::Leases { options, .. }
+            | Command::Sweep { options }
+            | Command::Connections { options } => options,
+        }
+    }
+}
+
+fn at(url: &str) -> impl Fn(ClientError) -> AdminError {
+    move |error| match error {
+        ClientError::Unreachable(cause) if is_refused(&*cause) => AdminError::NoDaemon(url.to_owned()),
+        source => AdminError::Client { url: url.to_owned(), source },
+    }
+}
+
+/// Whether nobody listened. What cannot be reached for another reason is told with that reason.
+fn is_refused(error: &(dyn Error + 'static)) -> bool {
+    causes(error)
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// As many pages as `limit` takes, as one.
+async fn all_leases(
+    client: &AdminClient,
+    mut filter: LeaseFilter,
+    limit: usize,
+) -> Result<LeasePage, ClientError> {
+    let mut all = LeasePage { leases: Vec::new(), cursor: None };
+    while all.leases.len() < limit {
+        filter.limit = Some((limit - all.leases.len()).min(PAGE));
+        let page = client.leases(&filter).await?;
+        all.leases.extend(page.leases);
+        all.cursor.clone_from(&page.cursor);
+        filter.cursor = page.cursor;
+        if filter.cursor.is_none() {
+            break;
+        }
+    }
+    Ok(all)
+}
+
+fn shown<T: Serialize>(options: &Options, answer: &T, text: impl Fn(&T) -> String) -> String {
+    if options.json {
+        serde_json::to_string_pretty(answer).expect("it came as JSON") + "\n"
+    } else {
+        text(answer)
+    }
+}
+
+fn status(status: &Status) -> String {
+    let Status { leases, store, engine, connections, .. } = status;
+    let next = status.next_expiry.map_or("none".to_owned(), |end| until(end, status.now));
+    let busy = 100.0 * engine.writer_busy_seconds / (status.uptime_seconds.max(1) as f64);
+    let state = if status.ready { "ready" } else { "not ready: writes are refused" };
+    let lines = [
+        ("state", state.to_owned()),
+        ("version", format!("{}, schema {}", status.version, status.schema)),
+        ("server", status.server_id.clone()),
+        ("up", format!("{}, start number {}", duration(status.uptime_seconds), status.boot)),
+        ("relays", leases.relay.to_string()),
+        (
+            "registrations",
+            format!("{}: {} points, {} tokens", leases.registration, leases.points, leases.tokens),
+        ),
+        ("dead drops", size(leases.dead_drop_bytes)),
+        ("next expiry", next),
+        ("store", format!("{}; {} rows written or removed", size(store.bytes_on_disk), store.rows)),
+        ("undecodable rows", store.undecodable_rows.to_string()),
+        ("requests", format!("{} in {} drains; {} waiting", engine.requests, engine.drains, engine.queue)),
+        (
+            "writer",
+            format!("busy {busy:.1} % of the time; {} requests refused as overload", engine.overloaded),
+        ),
+        ("swept", engine.swept.to_string()),
+        (
+            "sockets",
+            format!(
+                "{} from {} addresses; {} ids held",
+                connections.open, connections.addresses, connections.ids
+            ),
+        ),
+        ("unsent", size(connections.unsent_bytes as u64)),
+    ];
+    let mut table = plain_table();
+    table.add_rows(lines.map(|(name, value)| [name.to_owned(), value]));
+    table.trim_fmt() + "\n"
+}
+
+fn swept(swept: &Swept) -> String {
+    format!("swept {} relays and {} registrations\n", swept.relay, swept.registration)
+}
+
+fn connections(connections: &Connections) -> String {
+    if connections.connections.is_empty() {
+        return "no sockets\n".to_owned();
+    }
+    let mut table = plain_table();
+    table.set_header(["socket", "address", "id", "age", "unsent"]);
+    table.add_rows(connections.connections.iter().map(|connection| {
+        [
+            connection.socket.to_string(),
+            connection.address.clone(),
+            connection.id.clone().unwrap_or_else(|| "–".to_owned()),
+            duration(connection.age_seconds),
+            size(connection.unsent_bytes as u64),
+        ]
+    }));
+    right(&mut table, &[0, 3, 4]);
+    table.trim_fmt() + "\n"
+}
+
+fn leases(page: &LeasePage, now: u64) -> String {
+    if page.leases.is_empty() {
+        return "no leases\n".to_owned();
+    }
+    let mut table = plain_table();
+    table.set_header(["kind", "key", "peer", "ends in", "holds"]);
+    table.add_rows(page.leases.iter().map(|lease| {
+        let Lease { kind, key, peer_id, ends, record, .. } = lease;
+        let ends = ends.map_or("with its holder".to_owned(), |end| until(end, now));
+        [kind.clone(), key.clone(), peer_id.clone(), ends, summary(record)]
+    }));
+    right(&mut table, &[3]);
+    let more = if page.cursor.is_some() { "there are more: raise --limit\n" } else { "" };
+    format!("{}\n{more}", table.trim_fmt())
+}
+
+/// A record's fields in one line: lists by their length, what is empty left out.
+fn summary(record: &Value) -> String {
+    let Value::Object(fields) = record else { return record.to_string() };
+    let fields = fields.iter().filter_map(|(name, value)| match value {
+        Value::Null => None,
+        Value::Array(list) if list.is_empty() => None,
+        Value::Object(map) if map.is_empty() => None,
+        Value::Array(list) => Some(format!("{name}[{}]", list.len())),
+        Value::Object(map) => Some(format!("{name}[{}]", map.len())),
+        Value::String(text) if text.is_empty() => None,
+        Value::String(text) => Some(format!("{name}={text}")),
+        other => Some(format!("{name}={other}")),
+    });
+    fields.collect::<Vec<_>>().join(" ")
+}
+
+fn plain_table() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table
+}
+
+fn right(table: &mut Table, columns: &[usize]) {
+    for number in columns {
+        if let Some(column) = table.column_mut(*number) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+fn until(end: u64, now: u64) -> String {
+    if end <= now { "ended".to_owned() } else { duration((end - now).div_ceil(1000)) }
+}
+
+/// The two largest units of a time in seconds; hours go on counting past a day.
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        _ => format!("{}h {}m", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    let bytes_in = |unit: u32| bytes as f64 / f64::from(1_u32 << unit);
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{:.1} KiB", bytes_in(10)),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", bytes_in(20)),
+        _ => format!("{:.1} GiB", bytes_in(30)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn durations_have_two_units() {
+        assert_eq!(duration(0), "0s");
+        assert_eq!(duration(59), "59s");
+        assert_eq!(duration(725), "12m 5s");
+        assert_eq!(duration(48 * 3600 - 30), "47h 59m");
+        assert_eq!((until(5_001, 5_000), until(5_000, 5_000)), ("1s".to_owned(), "ended".to_owned()));
+    }
+
+    #[test]
+    fn sizes_are_binary() {
+        assert_eq!(size(1023), "1023 B");
+        assert_eq!(size(1536), "1.5 KiB");
+        assert_eq!(size(3 << 20), "3.0 MiB");
+        assert_eq!(size(5 << 30), "5.0 GiB");
+    }
+
+    #[test]
+    fn records_are_told_in_a_line() {
+        let record = json!({"points": ["a", "b"], "tokens": [], "relay_id": "", "connected": 3, "key": null});
+        assert_eq!(summary(&record), "connected=3 points[2]");
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_is_no_daemon() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let url = format!("http://{closed}");
+        let options = Options { admin: None, token_file: None, json: false };
+        let failed = Command::Status { options }.run(&url, Path::new("/nowhere")).await;
+        assert_eq!(failed.unwrap_err().to_string(), format!("no daemon answers at {url}"));
+    }
+}

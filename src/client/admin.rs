@@ -1,0 +1,142 @@
+//! The admin client.
+//!
+//! Owns the paths, the bearer token and the reading of refusals. Must not know how answers are shown.
+
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::de::DeserializeOwned;
+
+use super::ClientError;
+use crate::wire::admin::{Connections, Lease, LeasePage, Status, Swept};
+
+/// How long one request may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Asks one daemon's admin endpoint. Cheap to clone.
+#[derive(Clone)]
+pub struct AdminClient {
+    base: String,
+    token: String,
+    http: reqwest::Client,
+}
+
+/// Which leases to list; the default is all of them.
+#[derive(Clone, Debug, Default)]
+pub struct LeaseFilter {
+    /// The name of one kind.
+    pub kind: Option<String>,
+    /// How keys begin.
+    pub prefix: Option<String>,
+    /// Where the page before ended.
+    pub cursor: Option<String>,
+    /// Leases on the page at most; the daemon has a ceiling of its own.
+    pub limit: Option<usize>,
+}
+
+impl AdminClient {
+    /// `base` is the listener's address, such as `http://127.0.0.1:9001`.
+    pub fn new(base: impl Into<String>, token: impl Into<String>) -> Result<AdminClient, ClientError> {
+        let base = base.into().trim_end_matches('/').to_owned();
+        let token = token.into().trim().to_owned();
+        // An admin endpoint is reached directly: a proxy of the environment must not see its token.
+        let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build();
+        Ok(AdminClient { base, token, http: http.map_err(|error| ClientError::Unreachable(error.into()))? })
+    }
+
+    /// The address it asks.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.json(self.request(Method::GET, "/admin/api/status")).await
+    }
+
+    /// One page; go on from its cursor.
+    pub async fn leases(&self, filter: &LeaseFilter) -> Result<LeasePage, ClientError> {
+        let LeaseFilter { kind, prefix, cursor, limit } = filter;
+        let limit = limit.map(|limit| limit.to_string());
+        let query: Vec<_> = [("kind", kind), ("prefix", prefix), ("cursor", cursor), ("limit", &limit)]
+            .into_iter()
+            .filter_map(|(name, value)| value.as_deref().map(|value| (name, value)))
+            .collect();
+        self.json(self.request(Method::GET, "/admin/api/leases").query(&query)).await
+    }
+
+    /// None when there is no such lease.
+    pub async fn lease(&self, kind: &str, key: &str) -> Result<Option<Lease>, ClientError> {
+        let answer = self.json(self.request(Method::GET, &format!("/admin/api/leases/{kind}/{key}"))).await;
+        match answer {
+            Ok(lease) => Ok(Some(lease)),
+            Err(ClientError::Refused { code, .. }) if code == "not_found" => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ends what has ended, now.
+    pub async fn sweep(&self) -> Result<Swept, ClientError> {
+        self.json(self.request(Method::POST, "/admin/api/sweep")).await
+    }
+
+    pub async fn connections(&self) -> Result<Connections, ClientError> {
+        self.json(self.request(Method::GET, "/admin/api/connections")).await
+    }
+
+    /// The metrics in Prometheus' text format.
+    pub async fn metrics(&self) -> Result<String, ClientError> {
+        let answer = self.send(self.request(Method::GET, "/metrics")).await?;
+        let answer = accepted(answer).await?;
+        answer.text().await.map_err(|error| ClientError::Protocol(error.to_string()))
+    }
+
+    /// Whether the daemon runs. Needs no token.
+    pub async fn live(&self) -> Result<bool, ClientError> {
+        self.send(self.http.get(format!("{}/livez", self.base)))
+            .await
+            .map(|answer| answer.status().is_success())
+    }
+
+    /// Whether the daemon takes writes. Needs no token.
+    pub async fn ready(&self) -> Result<bool, ClientError> {
+        self.send(self.http.get(format!("{}/readyz", self.base)))
+            .await
+            .map(|answer| answer.status().is_success())
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        request.send().await.map_err(|error| {
+            if error.is_timeout() { ClientError::Timeout } else { ClientError::Unreachable(error.into()) }
+        })
+    }
+
+    async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
+        let answer = accepted(self.send(request).await?).await?;
+        answer.json().await.map_err(|error| ClientError::Protocol(error.to_string()))
+    }
+}
+
+/// The answer, unless it is a refusal.
+async fn accepted(answer: Response) -> Result<Response, ClientError> {
+    #[derive(serde::Deserialize)]
+    struct Refusal {
+        error: String,
+        code: String,
+    }
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(answer);
+    }
+    match answer.json::<Refusal>().await {
+        Ok(Refusal { error, code }) => Err(ClientError::Refused { message: error, code }),
+        Err(_) if status == StatusCode::UNAUTHORIZED => Err(ClientError::Refused {
+            message: "the token is not accepted".to_owned(),
+            code: "unauthorized".to_owned(),
+        }),
+        Err(_) => Err(ClientError::Protocol(format!("status {status} without a reason"))),
+    }
+}

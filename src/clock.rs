@@ -1,0 +1,171 @@
+//! The only clock.
+//!
+//! Owns wall time (milliseconds since the Unix epoch, never going backwards within a run), running time, and
+//! sleeping on either; tests hold a manual clock and move it. Knows nothing else of ours.
+#![allow(clippy::disallowed_methods, reason = "this file is where the clocks live")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+
+/// Milliseconds since the Unix epoch.
+pub type Millis = u64;
+
+/// A wall-clock step against running time of more than this is taken for a wrong clock.
+const JUMP: Duration = Duration::from_secs(3600);
+
+/// Cheap to clone; all clones show the same time.
+#[derive(Clone, Debug)]
+pub struct Clock(Arc<Source>);
+
+#[derive(Debug)]
+enum Source {
+    System { started: Instant, last: AtomicU64, told_of_step_back: AtomicBool },
+    Manual(watch::Sender<Manual>),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Manual {
+    wall: Millis,
+    running: Duration,
+}
+
+impl Clock {
+    /// The machine's clocks.
+    pub fn system() -> Clock {
+        Clock(Arc::new(Source::System {
+            started: Instant::now(),
+            last: AtomicU64::new(0),
+            told_of_step_back: AtomicBool::new(false),
+        }))
+    }
+
+    /// A clock that stands still until it is moved.
+    pub fn manual(wall: Millis) -> Clock {
+        Clock(Arc::new(Source::Manual(watch::Sender::new(Manual { wall, running: Duration::ZERO }))))
+    }
+
+    /// Wall time. Never less than an earlier look on the same clock: a step back is held and logged.
+    pub fn now(&self) -> Millis {
+        match &*self.0 {
+            Source::Manual(state) => state.borrow().wall,
+            Source::System { last, told_of_step_back, .. } => {
+                let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let now = since_epoch.as_millis() as Millis;
+                let held = last.fetch_max(now, Ordering::Relaxed).max(now);
+                if held > now + 1000 && !told_of_step_back.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        milliseconds = held - now,
+                        "the wall clock went back; time is held until it catches up"
+                    );
+                }
+                held
+            }
+        }
+    }
+
+    /// Time since this clock was made, whatever the wall clock does.
+    pub fn running(&self) -> Duration {
+        match &*self.0 {
+            Source::Manual(state) => state.borrow().running,
+            Source::System { started, .. } => started.elapsed(),
+        }
+    }
+
+    /// Until running time has reached `deadline`.
+    pub async fn sleep_until(&self, deadline: Duration) {
+        match &*self.0 {
+            Source::System { started, .. } => {
+                tokio::time::sleep_until((*started + deadline).into()).await;
+            }
+            Source::Manual(state) => wait(state, |manual| manual.running >= deadline).await,
+        }
+    }
+
+    pub async fn sleep(&self, time: Duration) {
+        self.sleep_until(self.running() + time).await;
+    }
+
+    /// Until wall time has reached `end`.
+    pub async fn sleep_until_wall(&self, end: Millis) {
+        match &*self.0 {
+            Source::System { .. } => self.sleep(Duration::from_millis(end.saturating_sub(self.now()))).await,
+            Source::Manual(state) => wait(state, |manual| manual.wall >= end).await,
+        }
+    }
+
+    /// Moves a manual clock, wall and running time alike. On the machine's clock it does nothing.
+    pub fn advance(&self, time: Duration) {
+        if let Source::Manual(state) = &*self.0 {
+            state.send_modify(|manual| {
+                manual.wall += time.as_millis() as Millis;
+                manual.running += time;
+            });
+        }
+    }
+
+    /// Steps a manual wall clock alone, as an operator or NTP does.
+    pub fn step_wall(&self, time: Duration) {
+        if let Source::Manual(state) = &*self.0 {
+            state.send_modify(|manual| manual.wall += time.as_millis() as Millis);
+        }
+    }
+}
+
+async fn wait(state: &watch::Sender<Manual>, reached: impl FnMut(&Manual) -> bool) {
+    // The sender lives in the clock that is being waited on, so the channel cannot close here.
+    let _ = state.subscribe().wait_for(reached).await;
+}
+
+/// Notices a wall clock that leaps ahead of running time between two looks.
+#[derive(Debug)]
+pub struct JumpWatch {
+    wall: Millis,
+    running: Duration,
+}
+
+impl JumpWatch {
+    pub fn new(clock: &Clock) -> JumpWatch {
+        JumpWatch { wall: clock.now(), running: clock.running() }
+    }
+
+    /// Whether the wall clock has gone ahead by more than an hour beyond what has really passed since the last look.
+    pub fn jumped(&mut self, clock: &Clock) -> bool {
+        let before = std::mem::replace(self, JumpWatch::new(clock));
+        let wall = Duration::from_millis(self.wall.saturating_sub(before.wall));
+        wall > self.running.saturating_sub(before.running) + JUMP
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jump_is_the_wall_clock_running_ahead_of_running_time() {
+        let clock = Clock::manual(1_000_000);
+        let mut watch = JumpWatch::new(&clock);
+        clock.advance(Duration::from_secs(50 * 3600));
+        assert!(!watch.jumped(&clock), "a long time that really passed is no jump");
+        clock.step_wall(Duration::from_secs(3700));
+        assert!(watch.jumped(&clock));
+        assert!(!watch.jumped(&clock), "told once");
+    }
+
+    #[tokio::test]
+    async fn sleepers_wake_when_the_manual_clock_is_moved() {
+        let clock = Clock::manual(0);
+        let sleeper = tokio::spawn({
+            let clock = clock.clone();
+            async move { clock.sleep(Duration::from_secs(60)).await }
+        });
+        tokio::task::yield_now().await;
+        clock.advance(Duration::from_secs(59));
+        tokio::task::yield_now().await;
+        assert!(!sleeper.is_finished());
+        clock.advance(Duration::from_secs(1));
+        sleeper.await.unwrap();
+    }
+}

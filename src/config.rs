@@ -1,0 +1,397 @@
+//! Owns the settings: which sections there are, where their values come from and which source beats which, and how
+//! they are printed. Must not know what anybody does with them.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use figment::providers::{Format, Toml};
+use figment::value::{Dict, Map, Value};
+use figment::{Figment, Metadata, Profile, Provider, Source};
+use ipnet::IpNet;
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+
+use crate::limits::{
+    ConnectionLimits, Drain, Key, Limits, Liveness, RelayRules, RendezvousRules, Rule, Setting, Sweep,
+    Visitor, section,
+};
+
+section! {
+    /// Addresses, data and identity of the daemon.
+    server: Server {
+        /// Address that peers connect to; port 0 = any free port.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9000));
+        /// Address of the admin endpoint, which has no password: keep it on loopback.
+        admin_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9001));
+        /// Directory of the store and of the server's key.
+        data_dir: PathBuf = PathBuf::from("data"), Rule::That("a path that is not empty", |path| path != Path::new(""));
+        /// URL that peers are told in server_info; empty = "ws://" and the listen address.
+        public_endpoint: String = String::new();
+        /// Region that peers are told in server_info; empty = none.
+        region: String = String::new();
+        /// Networks of the proxies whose X-Forwarded-For and Forwarded headers are believed.
+        trusted_proxies: Vec<IpNet> = Vec::new();
+    }
+}
+
+section! {
+    /// Logging, to stderr.
+    log: Log {
+        /// "text" for people, "json" for machines.
+        format: LogFormat = LogFormat::Text;
+        /// Least level that is logged; may be given by module, as in "info,waypost::store=debug".
+        level: String = "info".to_owned(), Rule::That(FILTER, is_filter);
+    }
+}
+
+impl Server {
+    /// What server_info tells as `endpoint` (signalling, section 1) when the daemon listens on `address`.
+    pub fn endpoint(&self, address: SocketAddr) -> String {
+        if self.public_endpoint.is_empty() { format!("ws://{address}") } else { self.public_endpoint.clone() }
+    }
+
+    /// What server_info tells as `region` (signalling, section 1).
+    pub fn region(&self) -> Option<&str> {
+        (!self.region.is_empty()).then_some(&self.region)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    pub server: Server,
+    pub log: Log,
+    /// The section `limits`.
+    pub connections: ConnectionLimits,
+    pub liveness: Liveness,
+    pub relays: RelayRules,
+    pub rendezvous: RendezvousRules,
+    pub sweep: Sweep,
+    pub drain: Drain,
+}
+
+impl Settings {
+    /// Reads settings: defaults, beaten by the file, beaten by the environment, beaten by flags.
+    ///
+    /// # Errors
+    /// Every fault of every value that would take effect, and every key and section that does not exist.
+    pub fn load(sources: &Sources) -> Result<Self, SettingsError> {
+        let mut problems = sources.unreadable.clone();
+        let mut figment = Figment::new();
+        if let Some(path) = &sources.file {
+            let file = Toml::file_exact(path);
+            match file.data() {
+                Ok(_) => figment = figment.merge(file),
+                Err(error) => problems.push(Problem {
+                    key: String::new(),
+                    origin: path.display().to_string(),
+                    message: in_one_line(&error.to_string()),
+                }),
+            }
+        }
+        for given in sources.environment.iter().chain(&sources.flags) {
+            figment = figment.merge(given);
+        }
+        let given = figment.find_value("").ok().and_then(Value::into_dict).unwrap_or_default();
+
+        let mut settings = Self::default();
+        let mut reader = Reader { figment, given, known: Map::new(), problems };
+        settings.visit(&mut reader);
+        reader.report_left_over();
+        settings.report_contradictions(&mut reader);
+        let problems = reader.problems;
+        if problems.is_empty() { Ok(settings) } else { Err(SettingsError { problems }) }
+    }
+
+    /// What the lower layers are handed.
+    pub fn limits(&self) -> Limits {
+        let Self { connections, liveness, relays, rendezvous, sweep, drain, .. } = self.clone();
+        Limits { connections, liveness, relays, rendezvous, sweep, drain }
+    }
+
+    /// Every section and key with its doc comment, as a TOML file that reads back as these settings.
+    pub fn to_toml_with_comments(&self) -> String {
+        let mut printer = Printer::default();
+        self.clone().visit(&mut printer);
+        printer.toml
+    }
+
+    fn visit(&mut self, visitor: &mut impl Visitor) {
+        self.server.visit(visitor);
+        self.log.visit(visitor);
+        self.connections.visit(visitor);
+        self.liveness.visit(visitor);
+        self.relays.visit(visitor);
+        self.rendezvous.visit(visitor);
+        self.sweep.visit(visitor);
+        self.drain.visit(visitor);
+    }
+
+    /// Rules between two keys.
+    fn report_contradictions(&self, reader: &mut Reader) {
+        let (liveness, connections) = (&self.liveness, &self.connections);
+        reader.expect(
+            ("liveness.timeout", &liveness.timeout),
+            "longer than",
+            ("liveness.ping_interval", &liveness.ping_interval),
+            |timeout, interval| timeout > interval,
+        );
+        // Else the longest legal message would cost its receiver the socket.
+        reader.expect(
+            ("limits.outbox_bytes", &connections.outbox_bytes),
+            "at least",
+            ("limits.max_message_bytes", &connections.max_message_bytes),
+            |outbox, message| outbox >= message,
+        );
+        reader.expect(
+            ("limits.outbox_total_bytes", &connections.outbox_total_bytes),
+            "at least",
+            ("limits.outbox_bytes", &connections.outbox_bytes),
+            |total, outbox| total >= outbox,
+        );
+    }
+}
+
+/// Where settings are read from.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    file: Option<PathBuf>,
+    environment: Vec<Given>,
+    flags: Vec<Given>,
+    unreadable: Vec<Problem>,
+}
+
+impl Sources {
+    /// The TOML file to read.
+    pub fn file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.file = Some(path.into());
+        self
+    }
+
+    /// The environment to read: `WAYPOST_<SECTION>__<KEY>`. Others are ignored, also such as the `WAYPOST_PORT` that
+    /// Kubernetes sets for a service named waypost.
+    pub fn environment<N: Into<OsString>, V: Into<OsString>>(
+        mut self,
+        variables: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
+        for (name, text) in variables {
+            let Ok(name) = name.into().into_string() else { continue };
+            let path = name.strip_prefix("WAYPOST_").and_then(|rest| rest.split_once("__"));
+            let Some((section, key)) = path else { continue };
+            let (section, key) = (section.to_lowercase(), key.to_lowercase());
+            let origin = format!("environment variable {name}");
+            match text.into().into_string() {
+                Ok(text) => self.environment.push(Given { origin, section, key, text }),
+                Err(_) => {
+                    let (key, message) = (format!("{section}.{key}"), "expected UTF-8".to_owned());
+                    self.unreadable.push(Problem { key, origin, message });
+                }
+            }
+        }
+        self
+    }
+
+    /// A flag of the command line that sets `key` of `section`; of two with the same key the later one wins.
+    pub fn flag(mut self, flag: &str, section: &str, key: &str, text: &str) -> Self {
+        let [section, key, text] = [section, key, text].map(str::to_owned);
+        self.flags.push(Given { origin: format!("flag {flag}"), section, key, text });
+        self
+    }
+}
+
+/// All that is wrong with the settings, a line each.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{}", .problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct SettingsError {
+    pub problems: Vec<Problem>,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The file, environment variable or flag, or "default".
+    pub origin: String,
+    /// `section.key`, `section`, or empty when it is the whole file.
+    pub key: String,
+    /// What was expected, and what was found.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { origin, key, message } = self;
+        let colon = if key.is_empty() { "" } else { ": " };
+        write!(f, "{origin}: {key}{colon}{message}")
+    }
+}
+
+/// One value as an environment variable or a flag gives it: text, whatever the kind of its key.
+#[derive(Clone, Debug)]
+struct Given {
+    origin: String,
+    section: String,
+    key: String,
+    text: String,
+}
+
+impl Provider for &Given {
+    fn metadata(&self) -> Metadata {
+        Metadata::from("text", self.origin.as_str())
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let key = Dict::from([(self.key.clone(), Value::from(self.text.as_str()))]);
+        Ok(Profile::Default.collect(Dict::from([(self.section.clone(), Value::from(key))])))
+    }
+}
+
+/// Takes each declared key out of what was given; what is left then is unknown.
+struct Reader {
+    figment: Figment,
+    given: Dict,
+    known: Map<&'static str, Vec<&'static str>>,
+    problems: Vec<Problem>,
+}
+
+impl Visitor for Reader {
+    fn section(&mut self, name: &'static str, _doc: &'static [&'static str]) {
+        self.known.insert(name, Vec::new());
+    }
+
+    fn key<T: Setting>(&mut self, key: Key<T>, value: &mut T) {
+        self.known.entry(key.section).or_default().push(key.name);
+        let Some(Value::Dict(_, section)) = self.given.get_mut(key.section) else { return };
+        let Some(given) = section.remove(key.name) else { return };
+        let metadata = self.figment.get_metadata(given.tag());
+        let from_file = matches!(metadata.and_then(|it| it.source.as_ref()), Some(Source::File(_)));
+        let read = match &given {
+            Value::String(_, text) if !from_file => T::from_text(text),
+            _ => T::from_toml(&given),
+        };
+        match read.ok_or_else(|| T::EXPECTED.to_owned()).and_then(|read| key.rule.check(read)) {
+            Ok(read) => *value = read,
+            Err(expected) => {
+                let message = format!("expected {expected}, found {}", given.to_actual());
+                self.report(format!("{}.{}", key.section, key.name), &given, message);
+            }
+        }
+    }
+}
+
+impl Reader {
+    fn report_left_over(&mut self) {
+        let sections = self.known.keys().copied().collect::<Vec<_>>().join(", ");
+        for (section, value) in std::mem::take(&mut self.given) {
+            let keys = self.known.get(section.as_str()).map(|keys| keys.join(", "));
+            match (keys, &value) {
+                (None, _) => {
+                    self.report(section, &value, format!("unknown section, expected one of {sections}"));
+                }
+                (Some(keys), Value::Dict(_, unknown)) => {
+                    for (key, value) in unknown {
+                        let message = format!("unknown key, expected one of {keys}");
+                        self.report(format!("{section}.{key}"), value, message);
+                    }
+                }
+                (Some(_), _) => {
+                    let message = format!("expected a section, found {}", value.to_actual());
+                    self.report(section, &value, message);
+                }
+            }
+        }
+    }
+
+    /// Reports a rule between two keys, unless one of the two is already known to be wrong.
+    fn expect<T: Setting>(
+        &mut self,
+        (key, value): (&str, &T),
+        relation: &str,
+        (other, limit): (&str, &T),
+        holds: fn(&T, &T) -> bool,
+    ) {
+        let reported = self.problems.iter().any(|problem| problem.key == key || problem.key == other);
+        if reported || holds(value, limit) {
+            return;
+        }
+        let (limit, value) = (limit.to_toml(), value.to_toml());
+        let [origin, beside] = [key, other].map(|key| origin(self.figment.find_metadata(key)));
+        let message = format!("expected {relation} {other} = {limit} ({beside}), found {value}");
+        self.problems.push(Problem { origin, key: key.to_owned(), message });
+    }
+
+    fn report(&mut self, key: String, value: &Value, message: String) {
+        let origin = origin(self.figment.get_metadata(value.tag()));
+        self.problems.push(Problem { origin, key, message });
+    }
+}
+
+fn origin(metadata: Option<&Metadata>) -> String {
+    match metadata.and_then(|it| it.source.as_ref()) {
+        Some(Source::File(path)) => path.display().to_string(),
+        Some(source) => source.to_string(),
+        None => "default".to_owned(),
+    }
+}
+
+/// The place and the reason out of what the TOML parser says over several lines, with a drawing.
+fn in_one_line(message: &str) -> String {
+    let is_drawn =
+        |line: &str| line.trim_start_matches(|c: char| c == ' ' || c.is_ascii_digit()).starts_with('|');
+    message.lines().filter(|line| !is_drawn(line)).collect::<Vec<_>>().join(": ")
+}
+
+#[derive(Default)]
+struct Printer {
+    toml: String,
+}
+
+impl Visitor for Printer {
+    fn section(&mut self, name: &'static str, doc: &'static [&'static str]) {
+        if !self.toml.is_empty() {
+            self.toml.push('\n');
+        }
+        self.toml.extend(doc.iter().map(|line| format!("#{line}\n")));
+        self.toml.push_str(&format!("[{name}]\n"));
+    }
+
+    fn key<T: Setting>(&mut self, key: Key<T>, value: &mut T) {
+        self.toml.extend(key.doc.iter().map(|line| format!("#{line}\n")));
+        if *value != key.default {
+            self.toml.push_str(&format!("# Default: {}\n", key.default.to_toml()));
+        }
+        self.toml.push_str(&format!("{} = {}\n", key.name, value.to_toml()));
+    }
+}
+
+impl Setting for LogFormat {
+    const EXPECTED: &'static str = r#""text" or "json""#;
+
+    fn from_text(text: &str) -> Option<Self> {
+        match text.trim() {
+            "text" => Some(Self::Text),
+            "json" => Some(Self::Json),
+            _ => None,
+        }
+    }
+
+    fn to_toml(&self) -> String {
+        let name = if *self == Self::Text { "text" } else { "json" };
+        format!("\"{name}\"")
+    }
+}
+
+const FILTER: &str =
+    r#"a level (off, error, warn, info, debug, trace), or several such as "info,waypost::store=debug""#;
+
+/// Stricter than the filter's own parser, which takes a misspelt level for the name of a module.
+fn is_filter(text: &String) -> bool {
+    let is_level = |part: &str| part.contains(['=', '[']) || part.parse::<LevelFilter>().is_ok();
+    EnvFilter::builder().parse(text).is_ok() && text.split(',').all(is_level)
+}

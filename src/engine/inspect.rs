@@ -1,0 +1,171 @@
+//! Looking in: what the admin endpoint shows of the registries, the store and the sockets.
+//!
+//! Owns turning records into what may be shown: dead drops as size and digest, never as content, resume tokens not at all.
+//! Must not know HTTP.
+
+use std::sync::atomic::Ordering;
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::{Engine, Promise, Unavailable};
+use crate::id::Kind;
+use crate::store::{LeaseKey, Row, SCHEMA};
+use crate::wire::admin::{
+    Connection, ConnectionCounts, EngineStatus, Lease, LeasePage, Leases, Status, StoreStatus,
+};
+
+/// Which leases to list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseQuery {
+    pub kind: Kind,
+    /// Of the key's text.
+    pub prefix: String,
+    /// The last key of the page before.
+    pub after: Option<LeaseKey>,
+    pub limit: usize,
+}
+
+impl Engine {
+    /// Everything that one look should tell; the addresses among the connections are the server's to count.
+    pub async fn status(&self, addresses: usize) -> Result<Status, Unavailable> {
+        let (leases, open, ids) = self
+            .run(Promise::None, |turn| {
+                let registries = &turn.core.registries;
+                let totals = registries.rendezvous.totals();
+                let leases = Leases {
+                    relay: registries.relays.len(),
+                    registration: registries.rendezvous.len(),
+                    points: totals.points,
+                    tokens: totals.tokens,
+                    dead_drop_bytes: totals.payload_bytes,
+                };
+                (leases, turn.core.hub.len(), turn.core.hub.ids())
+            })
+            .await?;
+        let stored = self.read_store(|store| Ok((store.next_expiry(0)?, store.size_on_disk()))).await;
+        let (next_expiry, bytes_on_disk) = stored.unwrap_or_default();
+        let (shared, metrics) = (&self.0, &self.0.metrics);
+        let swept = Kind::ALL.map(|kind| {
+            let label = crate::metrics::KindLabel { kind: kind.name() };
+            metrics.swept.get_or_create(&label).get()
+        });
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            server_id: shared.server_id.clone(),
+            boot: shared.boot.number,
+            schema: SCHEMA,
+            uptime_seconds: shared.clock.running().as_secs(),
+            now: shared.clock.now(),
+            ready: self.is_ready(),
+            leases,
+            next_expiry,
+            store: StoreStatus {
+                bytes_on_disk,
+                rows: metrics.rows.get(),
+                undecodable_rows: shared.undecodable.load(Ordering::Relaxed),
+            },
+            engine: EngineStatus {
+                queue: shared.waiting.load(Ordering::Relaxed),
+                requests: metrics.requests.get(),
+                drains: metrics.drains.get(),
+                writer_busy_seconds: metrics.writer_busy.get(),
+                overloaded: metrics.overloaded.get(),
+                swept: swept.iter().sum(),
+            },
+            connections: ConnectionCounts { open, addresses, ids, unsent_bytes: shared.budget.used() },
+        })
+    }
+
+    /// Brings the gauges up to date that nobody counts as it happens.
+    pub fn measure(&self) {
+        self.0.metrics.queue.set(self.0.waiting.load(Ordering::Relaxed) as i64);
+    }
+
+    /// One page of leases, in the order of their keys.
+    pub async fn leases(&self, query: LeaseQuery) -> Result<LeasePage, Unavailable> {
+        self.read_store(move |store| {
+            let LeaseQuery { kind, prefix, after, limit } = query;
+            let mut leases = Vec::new();
+            let show = |key: &LeaseKey, row: Row<'_>| leases.push(lease(key, &row));
+            let more = store.page(kind, &prefix, after.as_ref(), limit, show)?;
+            Ok(LeasePage { leases, cursor: more.map(|key| key.text()) })
+        })
+        .await
+    }
+
+    pub async fn lease(&self, key: LeaseKey) -> Result<Option<Lease>, Unavailable> {
+        self.read_store(move |store| store.inspect(&key, |row| lease(&key, &row))).await
+    }
+
+    /// Every open socket, the oldest first.
+    pub async fn connections(&self) -> Result<Vec<Connection>, Unavailable> {
+        let now = self.0.clock.running();
+        let listed = self.run(Promise::None, |turn| {
+            let sockets = turn.core.hub.sockets();
+            sockets.map(|(outbox, id)| (outbox.clone(), id.cloned())).collect::<Vec<_>>()
+        });
+        let mut listed = listed.await?;
+        listed.sort_by_key(|(outbox, _)| outbox.socket);
+        let shown = listed.into_iter().map(|(outbox, id)| Connection {
+            socket: outbox.socket.0,
+            address: outbox.address.to_string(),
+            id: id.map(|id| id.as_str().to_owned()),
+            age_seconds: now.saturating_sub(outbox.opened).as_secs(),
+            unsent_bytes: outbox.unsent(),
+        });
+        Ok(shown.collect())
+    }
+}
+
+fn lease(key: &LeaseKey, row: &Row<'_>) -> Lease {
+    let (peer_id, record) = match row {
+        Row::Relay { id, record } => (
+            id.as_str().to_owned(),
+            json!({
+                "boot": record.boot,
+                "publicKey": record.public_key,
+                "maxConnections": record.max_connections,
+                "connectedCount": record.connected,
+                "registeredAt": record.registered_at,
+            }),
+        ),
+        Row::Registration { record, amendment, .. } => {
+            let lost = amendment.clone().unwrap_or_default();
+            let left = |gone: &[u16], place: usize| !gone.contains(&(place as u16));
+            let points =
+                record.points.iter().enumerate().filter(|(place, _)| left(&lost.points_gone, *place));
+            let points = points.map(|(_, point)| {
+                let payload = point.payload.and_then(|at| record.payloads.get(usize::from(at)));
+                json!({
+                    "point": point.name,
+                    "deadDrop": payload.map(|text| json!({ "bytes": text.len(), "sha256": digest(text) })),
+                })
+            });
+            let tokens =
+                record.tokens.iter().enumerate().filter(|(place, _)| left(&lost.tokens_gone, *place));
+            let shown = json!({
+                "boot": record.boot,
+                "relayId": record.relay_id,
+                "registeredAt": record.registered_at,
+                "pointsEnd": record.points_end,
+                "tokensEnd": record.tokens_end,
+                "points": points.collect::<Vec<_>>(),
+                "tokens": tokens.map(|(_, token)| token.as_ref()).collect::<Vec<_>>(),
+            });
+            (record.peer.to_string(), shown)
+        }
+    };
+    Lease {
+        kind: key.kind().name().into(),
+        key: key.text(),
+        peer_id,
+        ends: row.end(),
+        indexed: row.indexed(),
+        record,
+    }
+}
+
+fn digest(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,304 @@
+//! The engine: the only place where the store, the registries and what is live meet.
+//!
+//! Owns the way of a request: a bounded queue, one writer thread, one flusher thread, the promise that an answer
+//! keeps, and effects after the commit. Must not know HTTP or WebSocket.
+
+mod inspect;
+mod signalling;
+mod sweeper;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
+
+use rand::rngs::StdRng;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use crate::clock::{Clock, Millis};
+use crate::id::{PeerId, SocketId};
+use crate::limits::{ENGINE_QUEUE, Limits};
+use crate::live::hub::Hub;
+use crate::live::outbox::{Budget, Close, Outbox};
+use crate::metrics::Metrics;
+use crate::registry::{Boot, Registries};
+use crate::store::{Changes, Faults, OpenError, Pins, Store};
+use crate::wire::Refusal;
+
+pub use inspect::LeaseQuery;
+
+/// What an answer promises. docs/storage.md lists who has which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promise {
+    /// Nothing is written, or nobody waits for what is.
+    None,
+    /// Written before the answer; on the disk within 500 ms.
+    Applied,
+    /// On the disk before the answer.
+    Flushed,
+}
+
+/// Why the engine did not do what was asked. Nothing of it was kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    #[error("too many requests are waiting")]
+    Overloaded,
+    #[error("the storage is unavailable")]
+    Storage,
+    #[error("the engine has stopped")]
+    Stopped,
+}
+
+impl From<Unavailable> for Refusal {
+    fn from(why: Unavailable) -> Refusal {
+        match why {
+            Unavailable::Overloaded => Refusal::OVERLOADED,
+            Unavailable::Storage => Refusal::STORAGE_UNAVAILABLE,
+            Unavailable::Stopped => Refusal::SHUTTING_DOWN,
+        }
+    }
+}
+
+/// What the engine is started with.
+pub struct Options {
+    /// The folder of the store.
+    pub store: PathBuf,
+    pub limits: Limits,
+    pub clock: Clock,
+    pub metrics: Arc<Metrics>,
+    /// Seeded from the operating system, or by a test.
+    pub rng: StdRng,
+    pub faults: Faults,
+    /// What this server calls itself to clients.
+    pub server_id: String,
+}
+
+/// The handle that sessions and routes hold. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine(Arc<Shared>);
+
+/// What the handle, the writer, the flusher and the sweeper share.
+struct Shared {
+    commands: mpsc::Sender<Command>,
+    /// Requests sent and not yet taken by the writer.
+    waiting: AtomicUsize,
+    /// `None` while the store is closed after a failure.
+    store: RwLock<Option<Store>>,
+    /// Whether writes are taken.
+    ready: AtomicBool,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    limits: Limits,
+    boot: Boot,
+    server_id: String,
+    budget: Arc<Budget>,
+    sockets: AtomicU64,
+    undecodable: AtomicUsize,
+    sweeper: SweeperSignals,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    /// Rises with each storage failure, while the store is locked for writing: what was committed in an earlier epoch
+    /// and not flushed does not count.
+    epoch: AtomicU64,
+    /// Whether the writer has ended.
+    ended: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct SweeperSignals {
+    /// When the sweeper means to wake up next.
+    wakes_at: AtomicU64,
+    wake: Notify,
+    stop: AtomicBool,
+}
+
+/// The state that the writer thread owns.
+struct Core {
+    registries: Registries,
+    hub: Hub,
+    rng: StdRng,
+    pins: Pins,
+    /// The daemon is closing the sockets itself: that is not leaving.
+    draining: bool,
+}
+
+/// One request's turn in the writer thread.
+struct Turn<'a> {
+    core: &'a mut Core,
+    now: Millis,
+    changes: &'a mut Changes,
+    effects: Vec<Effect>,
+    metrics: &'a Metrics,
+}
+
+/// What is done after the commit, before the answer.
+enum Effect {
+    Send(Arc<Outbox>, Utf8Bytes),
+    Close(Arc<Outbox>, Close),
+}
+
+type Answer = Box<dyn FnOnce(Result<(), Unavailable>) + Send>;
+type Work = Box<dyn FnOnce(Result<&mut Turn<'_>, Unavailable>) -> Answer + Send>;
+
+/// A request on its way to the writer.
+struct Job {
+    promise: Promise,
+    work: Work,
+}
+
+enum Command {
+    Run(Job),
+    /// The flush of this epoch failed.
+    FlushFailed(u64),
+    Stop,
+}
+
+impl Engine {
+    /// Opens the store, folds it, and starts the threads and the sweeper. Needs a tokio runtime.
+    pub fn start(options: Options) -> Result<Engine, OpenError> {
+        let Options { store: path, limits, clock, metrics, rng, faults, server_id } = options;
+        let store = Store::open(&path, faults.clone())?;
+        let grace = limits.relays.restart_grace.as_millis() as Millis;
+        let boot = Boot { number: store.boot(), grace_end: clock.now() + grace };
+        let (registries, undecodable) = writer::fold(&store, boot, &limits)
+            .map_err(|error| OpenError::Damaged { path: path.clone(), reason: error.to_string() })?;
+        metrics.undecodable.set(undecodable as i64);
+
+        let (commands, inbox) = mpsc::channel();
+        let budget = Budget::new(
+            limits.connections.outbox_bytes,
+            limits.connections.outbox_total_bytes,
+            metrics.clone(),
+        );
+        let shared = Arc::new(Shared {
+            commands,
+            waiting: AtomicUsize::new(0),
+            store: RwLock::new(Some(store)),
+            ready: AtomicBool::new(true),
+            clock,
+            metrics,
+            limits,
+            boot,
+            server_id,
+            budget,
+            sockets: AtomicU64::new(0),
+            undecodable: AtomicUsize::new(undecodable),
+            sweeper: SweeperSignals::default(),
+            threads: Mutex::default(),
+            epoch: AtomicU64::new(1),
+            ended: watch::Sender::new(false),
+        });
+        let core = Core { registries, hub: Hub::default(), rng, pins: Pins::default(), draining: false };
+        let threads = writer::start(shared.clone(), core, inbox, path, faults);
+        *shared.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
+        let engine = Engine(shared);
+        tokio::spawn(sweeper::run(engine.clone()));
+        Ok(engine)
+    }
+
+    /// Runs a request in the writer thread; the answer arrives when its promise is kept.
+    async fn run<A: Send + 'static>(
+        &self,
+        promise: Promise,
+        request: impl FnOnce(&mut Turn<'_>) -> A + Send + 'static,
+    ) -> Result<A, Unavailable> {
+        if self.0.waiting.load(Ordering::Relaxed) >= ENGINE_QUEUE {
+            self.0.metrics.overloaded.inc();
+            return Err(Unavailable::Overloaded);
+        }
+        self.submit(promise, request).await.unwrap_or(Err(Unavailable::Stopped))
+    }
+
+    /// As [`Engine::run`], past the queue's bound: for what must not be lost and cannot be repeated at will.
+    fn submit<A: Send + 'static>(
+        &self,
+        promise: Promise,
+        request: impl FnOnce(&mut Turn<'_>) -> A + Send + 'static,
+    ) -> oneshot::Receiver<Result<A, Unavailable>> {
+        let (answer, receiver) = oneshot::channel();
+        let work: Work = Box::new(move |turn| match turn {
+            Ok(turn) => {
+                let result = request(turn);
+                // An asker that has gone away does not need its answer.
+                Box::new(move |kept: Result<(), Unavailable>| drop(answer.send(kept.map(|()| result))))
+            }
+            Err(why) => Box::new(move |_| drop(answer.send(Err(why)))),
+        });
+        self.0.waiting.fetch_add(1, Ordering::Relaxed);
+        // Without a writer the work is dropped, and with it the sender: the receiver fails.
+        let _ = self.0.commands.send(Command::Run(Job { promise, work }));
+        receiver
+    }
+
+    /// A new socket: it is in the hub until the guard is dropped, and then leaves once, whatever ended it.
+    pub fn join(&self, address: std::net::IpAddr) -> Joined {
+        let socket = SocketId(self.0.sockets.fetch_add(1, Ordering::Relaxed) + 1);
+        let outbox = Outbox::new(socket, address, self.0.clock.running(), self.0.budget.clone());
+        let entry = outbox.clone();
+        self.submit(Promise::None, move |turn| turn.core.hub.join(entry));
+        Joined { engine: self.clone(), outbox }
+    }
+
+    /// From now on sockets end because the daemon ends: that is not leaving (protocol: signalling, section 7).
+    pub async fn drain(&self) {
+        let _ = self.submit(Promise::None, |turn| turn.core.draining = true).await;
+    }
+
+    /// Whether writes are taken.
+    pub fn is_ready(&self) -> bool {
+        self.0.ready.load(Ordering::Relaxed)
+    }
+
+    /// Until the writer has ended, by [`Engine::stop`] or by a bug.
+    pub async fn ended(&self) {
+        // The sender lives as long as this handle.
+        let _ = self.0.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
+    /// Answers what is queued, flushes, closes the store.
+    pub async fn stop(&self) {
+        self.0.sweeper.stop.store(true, Ordering::Relaxed);
+        self.0.sweeper.wake.notify_one();
+        let _ = self.0.commands.send(Command::Stop);
+        let threads = std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                if thread.join().is_err() {
+                    tracing::error!("a thread of the engine panicked");
+                }
+            }
+        });
+        let _ = joined.await;
+        *self.0.store.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// A socket's place in the hub. Dropping it is leaving.
+pub struct Joined {
+    engine: Engine,
+    pub outbox: Arc<Outbox>,
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        self.outbox.end();
+        let socket = self.outbox.socket;
+        self.engine.submit(Promise::None, move |turn| turn.leave(socket));
+    }
+}
+
+impl Turn<'_> {
+    fn leave(&mut self, socket: SocketId) {
+        if let Some(id) = self.core.hub.leave(socket)
+            && !self.core.draining
+        {
+            self.core.registries.leave(&id, self.changes);
+        }
+    }
+
+    fn push(&mut self, to: &PeerId, message: impl FnOnce() -> String) {
+        if let Some(outbox) = self.core.hub.outbox(to) {
+            self.effects.push(Effect::Send(outbox.clone(), message().into()));
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! What the signalling dialect asks of the engine: taking ids, the relay registry, rendezvous.
+//!
+//! Owns the order of identity first, registry second, within one turn of the writer, so that races are decided there.
+//! Must not know sockets beyond their outboxes.
+
+use std::sync::Arc;
+
+use super::{Effect, Engine, Promise, Turn};
+use crate::id::{Generation, PeerId, ResumeDigest, SocketId, new_resume_token};
+use crate::limits::RELAYS_ON_REGISTER;
+use crate::live::hub::Claim;
+use crate::live::outbox::{Close, Outbox};
+use crate::registry::relays::{self, Offer};
+use crate::registry::rendezvous::{Found, Meeting, Refused};
+use crate::store::Pinned;
+use crate::wire::Refusal;
+use crate::wire::signalling::{
+    DeadDrop, GetRelays, Match, Register, RegisterCode, RegisterRendezvous, Relay, ServerMessage, UpdateLoad,
+    encode,
+};
+
+/// How often a newcomer probes when the id changes hands under it.
+const PROBES: usize = 3;
+
+/// Why a turn does not get the id that it is about.
+enum Barred {
+    Refused(Refusal),
+    /// The id is held: it is free for the newcomer only if the holder is silent.
+    Taken {
+        generation: Generation,
+        holder: Arc<Outbox>,
+    },
+}
+
+type Claimed<T> = Result<T, Barred>;
+
+impl Engine {
+    /// `register` with a peerId (section 3). Promise: `Applied`.
+    pub async fn register(&self, socket: SocketId, request: Register) -> ServerMessage {
+        let in_use = Refusal::of("id_in_use", "Peer ID already in use by another connection");
+        self.claiming(Promise::Applied, in_use.into(), move |turn, silent| {
+            turn.register(socket, &request, silent)
+        })
+        .await
+        .map_or_else(
+            |answer| answer,
+            |(peer, offers, token)| ServerMessage::Registered {
+                peer_id: Some(peer.as_str().to_owned()),
+                pairing_code: None,
+                server_id: self.0.server_id.to_string(),
+                relays: Some(offers.into_iter().map(relay).collect()),
+                resume_token: token,
+            },
+        )
+    }
+
+    /// `register` with a pairing code (section 5): the code is held like a peerId, and ends with its socket.
+    pub async fn register_code(&self, socket: SocketId, request: RegisterCode) -> ServerMessage {
+        let collision = "Pairing code already in use. Please reconnect with a new code.";
+        let collision = ServerMessage::CodeCollision { message: collision.into() };
+        let code = request.code.as_str().to_owned();
+        self.claiming(Promise::Applied, collision, move |turn, silent| {
+            turn.register_code(socket, &request, silent)
+        })
+        .await
+        .map_or_else(
+            |answer| answer,
+            |token| ServerMessage::Registered {
+                peer_id: None,
+                pairing_code: Some(code),
+                server_id: self.0.server_id.to_string(),
+                relays: None,
+                resume_token: token,
+            },
+        )
+    }
+
+    /// `update_load` (section 3). Promise: `Applied`.
+    pub async fn update_load(&self, socket: SocketId, request: UpdateLoad) -> ServerMessage {
+        let UpdateLoad { peer_id, connected_count } = request;
+        let id = peer_id.clone();
+        let updated = self.run(Promise::Applied, move |turn| {
+            let holds = turn.core.hub.holds(socket).filter(|held| held.as_str() == id).cloned();
+            holds.is_some_and(|held| {
+                turn.core.registries.relays.update_load(&held, connected_count, turn.changes)
+            })
+        });
+        match updated.await {
+            Ok(true) => ServerMessage::LoadUpdated { peer_id, connected_count },
+            Ok(false) => Refusal::new("not_registered", format!("Not registered: {peer_id}")).into(),
+            Err(why) => Refusal::from(why).into(),
+        }
+    }
+
+    /// `get_relays` (section 3).
+    pub async fn get_relays(&self, request: GetRelays) -> ServerMessage {
+        let sample = self.run(Promise::None, move |turn| {
+            let core = &mut *turn.core;
+            core.registries.relays.sample(turn.now, request.peer_id.as_deref(), request.count, &mut core.rng)
+        });
+        match sample.await {
+            Ok(offers) => ServerMessage::Relays { relays: offers.into_iter().map(relay).collect() },
+            Err(why) => Refusal::from(why).into(),
+        }
+    }
+
+    /// `register_rendezvous` (section 4). Promise: `Flushed`.
+    pub async fn register_rendezvous(&self, socket: SocketId, request: RegisterRendezvous) -> ServerMessage {
+        let in_use = Refusal::of("id_in_use", "Peer ID already in use by another connection");
+        let met = self
+            .claiming(Promise::Flushed, in_use.into(), move |turn, silent| {
+                turn.rendezvous(socket, &request, silent)
+            })
+            .await;
+        let (found, pinned, resume_token) = match met {
+            Ok(met) => met,
+            Err(answer) => return answer,
+        };
+        let payloads = if pinned.is_empty() {
+            Ok(Vec::new())
+        } else {
+            self.read_store(move |store| pinned.read(store)).await
+        };
+        let payloads = match payloads {
+            Ok(payloads) => payloads,
+            Err(why) => return Refusal::from(why).into(),
+        };
+        let drops = found.drops.into_iter().zip(payloads);
+        let dead_drops = drops.map(|(drop, dead_drop)| DeadDrop {
+            peer_id: drop.from.peer.as_str().to_owned(),
+            dead_drop,
+            relay_id: drop.from.relay_id,
+            meeting_point: drop.from.meeting_point,
+        });
+        ServerMessage::RendezvousResult {
+            live_matches: found.live.into_iter().map(live_match).collect(),
+            dead_drops: dead_drops.collect(),
+            truncated: found.truncated,
+            resume_token,
+        }
+    }
+
+    /// Runs a turn that takes an id, probing its holder where there is one. Neither the holder nor other sockets wait
+    /// meanwhile.
+    async fn claiming<T: Send + 'static>(
+        &self,
+        promise: Promise,
+        in_use: ServerMessage,
+        turn: impl Fn(&mut Turn<'_>, Option<Generation>) -> Claimed<T> + Send + Sync + 'static,
+    ) -> Result<T, ServerMessage> {
+        let turn = Arc::new(turn);
+        let mut silent = None;
+        for _ in 0..PROBES {
+            let turn = turn.clone();
+            match self.run(promise, move |it| turn(it, silent)).await {
+                Ok(Ok(done)) => return Ok(done),
+                Ok(Err(Barred::Refused(refusal))) => return Err(refusal.into()),
+                Ok(Err(Barred::Taken { generation, holder })) => {
+                    if self.is_alive(&holder).await {
+                        return Err(in_use);
+                    }
+                    silent = Some(generation);
+                }
+                Err(why) => return Err(Refusal::from(why).into()),
+            }
+        }
+        Err(in_use)
+    }
+
+    /// Pings a socket and waits for any frame of it; one that ends meanwhile is not alive.
+    async fn is_alive(&self, holder: &Outbox) -> bool {
+        let answer = holder.probe();
+        tokio::select! {
+            heard = answer => heard.is_ok(),
+            () = self.0.clock.sleep(self.0.limits.liveness.takeover_probe) => false,
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// Identity: whether the socket may have the id; and if so, whether the id was held without a break until now.
+    fn may_take(
+        &self,
+        socket: SocketId,
+        id: &PeerId,
+        token: Option<&str>,
+        silent: Option<Generation>,
+        holds_other: Refusal,
+    ) -> Claimed<bool> {
+        match self.core.hub.claim(socket, id, token, silent) {
+            Claim::Free => Ok(false),
+            Claim::Held | Claim::TakeOver => Ok(true),
+            Claim::Taken { generation, holder } => Err(Barred::Taken { generation, holder }),
+            Claim::HoldsOther => Err(Barred::Refused(holds_other)),
+        }
+    }
+
+    /// Gives the id to the socket under a new resume token, and closes the socket that it replaces.
+    fn take(&mut self, socket: SocketId, id: &PeerId) -> (String, ResumeDigest) {
+        let token = new_resume_token(&mut self.core.rng);
+        let digest = ResumeDigest::of(&token);
+        if let Some(replaced) = self.core.hub.take(socket, id, digest) {
+            self.metrics.takeovers.inc();
+            self.effects.push(Effect::Close(replaced, Close::REPLACED));
+        }
+        (token, digest)
+    }
+
+    fn register(
+        &mut self,
+        socket: SocketId,
+        request: &Register,
+        silent: Option<Generation>,
+    ) -> Claimed<(PeerId, Vec<Offer>, String)> {
+        let other = Refusal::of("already_registered", "Cannot re-register with a different peerId");
+        let shown_token = request.resume_token.clone();
+        let unbroken = self.may_take(socket, &request.peer_id, shown_token.as_deref(), silent, other)?;
+        let (token, resume) = self.take(socket, &request.peer_id);
+        let registration = relays::Registration {
+            id: request.peer_id.clone(),
+            max_connections: request.max_connections,
+            public_key: request.public_key.clone(),
+            resume,
+            shown_token,
+            unbroken,
+        };
+        let core = &mut *self.core;
+        core.registries.relays.register(self.now, registration, self.changes);
+        let own = Some(request.peer_id.as_str());
+        let offers = core.registries.relays.sample(self.now, own, RELAYS_ON_REGISTER, &mut core.rng);
+        Ok((request.peer_id.clone(), offers, token))
+    }
+
+    fn register_code(
+        &mut self,
+        socket: SocketId,
+        request: &RegisterCode,
+        silent: Option<Generation>,
+    ) -> Claimed<String> {
+        let (code, token) = (&request.code, request.resume_token.as_deref());
+        let unbroken = match self.core.hub.claim(socket, code, token, silent) {
+            // Another code of the same socket is freed, once it is sure that the new one can be had.
+            Claim::HoldsOther => match self.core.hub.stand(code, token, silent) {
+                Claim::Taken { generation, holder } => return Err(Barred::Taken { generation, holder }),
+                claim => {
+                    if let Some(freed) = self.core.hub.release(socket) {
+                        self.core.registries.leave(&freed, self.changes);
+                    }
+                    matches!(claim, Claim::TakeOver)
+                }
+            },
+            Claim::Taken { generation, holder } => return Err(Barred::Taken { generation, holder }),
+            Claim::Free => false,
+            Claim::Held | Claim::TakeOver => true,
+        };
+        let (token, resume) = self.take(socket, code);
+        if unbroken {
+            self.core.registries.relays.renew_token(code, resume, self.changes);
+        }
+        Ok(token)
+    }
+
+    fn rendezvous(
+        &mut self,
+        socket: SocketId,
+        request: &RegisterRendezvous,
+        silent: Option<Generation>,
+    ) -> Claimed<(Found, Pinned, Option<String>)> {
+        let mismatch = Refusal::of("peer_mismatch", "peerId mismatch with registered identity");
+        let id = &request.peer_id;
+        let unbroken = self.may_take(socket, id, request.resume_token.as_deref(), silent, mismatch)?;
+        let rendezvous = &mut self.core.registries.rendezvous;
+        let found = rendezvous
+            .register(self.now, request, self.changes)
+            .map_err(|refused| Barred::Refused(refusal(refused)))?;
+        let mut token = None;
+        if self.core.hub.holds(socket) != Some(id) {
+            let (new, resume) = self.take(socket, id);
+            if unbroken {
+                self.core.registries.relays.renew_token(id, resume, self.changes);
+            }
+            token = Some(new);
+        }
+        for meeting in &found.live {
+            self.push(&meeting.peer, || {
+                let newcomer = Match {
+                    peer_id: id.as_str().to_owned(),
+                    relay_id: request.relay_id.clone(),
+                    meeting_point: meeting.meeting_point.clone(),
+                };
+                encode(&ServerMessage::RendezvousMatch { r#match: newcomer })
+            });
+        }
+        let pinned = self.core.pins.pin(found.drops.iter().map(|drop| drop.at).collect());
+        Ok((found, pinned, token))
+    }
+}
+
+fn refusal(refused: Refused) -> Refusal {
+    match refused {
+        Refused::PointFull => Refusal::of("point_full", "Meeting point is full"),
+        Refused::PeerQuota => Refusal::of("peer_quota", "Too many points for this peer"),
+        Refused::RegistryFull => Refusal::of("registry_full", "Registry full"),
+    }
+}
+
+fn relay(offer: Offer) -> Relay {
+    Relay {
+        peer_id: offer.id.as_str().to_owned(),
+        public_key: offer.public_key.map(|key| key.to_string()),
+        capacity: offer.capacity,
+    }
+}
+
+fn live_match(meeting: Meeting) -> Match {
+    Match {
+        peer_id: meeting.peer.as_str().to_owned(),
+        relay_id: meeting.relay_id,
+        meeting_point: meeting.meeting_point,
+    }
+}

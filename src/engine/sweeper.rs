@@ -1,0 +1,127 @@
+//! The sweeper: ends leases whose time is up, in bounded atomic batches, so that the writer serves whoever waits in
+//! between.
+//!
+//! Owns when to look and what to look at: the expiry index from its start to now. Must not know the rules: the
+//! registries decide, in the writer, what has really ended.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::{Engine, Promise, Unavailable};
+use crate::clock::{JumpWatch, Millis};
+use crate::id::Kind;
+use crate::metrics::KindLabel;
+use crate::registry::Expired;
+use crate::store::{Due, Store, StoreError};
+use crate::wire::admin::Swept;
+
+pub(super) async fn run(engine: Engine) {
+    let shared = &engine.0;
+    let signals = &shared.sweeper;
+    let interval = shared.limits.sweep.interval.as_millis() as Millis;
+    let grace = shared.limits.relays.restart_grace;
+    let mut jumps = JumpWatch::new(&shared.clock);
+    // What ends with its holder is looked at once: when the restart grace is over.
+    let mut looked_at_held = false;
+    // Index rows up to here have been looked at; what is left of them has no lease that can end.
+    let mut swept_to: Millis = 0;
+    let mut not_before = Duration::ZERO;
+    loop {
+        let now = shared.clock.now();
+        let next = engine.read_store(move |store| store.next_expiry(swept_to)).await;
+        let next = next.ok().flatten().unwrap_or(Millis::MAX);
+        let grace_end = if looked_at_held { Millis::MAX } else { shared.boot.grace_end };
+        let target = next.min(grace_end).min(now + interval);
+        signals.wakes_at.store(target, Ordering::Relaxed);
+        tokio::select! {
+            () = shared.clock.sleep_until_wall(target) => {}
+            () = signals.wake.notified() => {}
+        }
+        if signals.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        if jumps.jumped(&shared.clock) {
+            tracing::warn!(delay = ?grace, "the wall clock leapt ahead by more than an hour: sweeping waits");
+            not_before = shared.clock.running() + grace;
+        }
+        if shared.clock.running() < not_before {
+            shared.clock.sleep_until(not_before).await;
+        }
+        let now = shared.clock.now();
+        match engine.sweep().await {
+            Ok(_) => {
+                swept_to = now;
+                looked_at_held |= now >= shared.boot.grace_end;
+            }
+            // Tried again with the next look; the writer has logged why.
+            Err(_) => shared.clock.sleep(Duration::from_secs(1)).await,
+        }
+    }
+}
+
+impl Engine {
+    /// Ends everything whose time is up, and tells how many of each kind.
+    pub async fn sweep(&self) -> Result<Swept, Unavailable> {
+        let now = self.0.clock.now();
+        let most = self.0.limits.sweep.max_batch;
+        let mut swept = Swept::default();
+        let mut after: Option<Due> = None;
+        loop {
+            let from = after.take();
+            let batch = self.read_store(move |store| store.due(now, from.as_ref(), most)).await?;
+            let Some(last) = batch.last().cloned() else { break };
+            self.expire(batch, &mut swept).await?;
+            after = Some(last);
+        }
+        if now >= self.0.boot.grace_end {
+            loop {
+                let from = after.take();
+                let batch = self.read_store(move |store| store.held(from.as_ref(), most)).await?;
+                let Some(last) = batch.last().cloned() else { break };
+                self.expire(batch, &mut swept).await?;
+                after = Some(last);
+            }
+        }
+        Ok(swept)
+    }
+
+    /// One atomic batch.
+    async fn expire(&self, batch: Vec<Due>, swept: &mut Swept) -> Result<(), Unavailable> {
+        let ended = self.run(Promise::Applied, move |turn| {
+            let mut ended = Vec::new();
+            for due in &batch {
+                if turn.core.registries.expire(due, turn.now, turn.changes) == Expired::Gone {
+                    ended.push(due.key.kind());
+                }
+            }
+            ended
+        });
+        let ended = ended.await?;
+        self.0.metrics.sweeps.inc();
+        for kind in ended {
+            self.0.metrics.swept.get_or_create(&KindLabel { kind: kind.name() }).inc();
+            match kind {
+                Kind::Relay => swept.relay += 1,
+                Kind::Registration => swept.registration += 1,
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the store outside the writer, on a thread that may block.
+    pub(super) async fn read_store<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Unavailable> {
+        let shared = self.0.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            let store = shared.store.read().unwrap_or_else(PoisonError::into_inner);
+            read(store.as_ref().ok_or(Unavailable::Storage)?).map_err(|error| {
+                tracing::error!(%error, "a read of the store failed");
+                Unavailable::Storage
+            })
+        });
+        reading.await.unwrap_or(Err(Unavailable::Stopped))
+    }
+}

@@ -1,0 +1,357 @@
+//! The two threads: the writer, which runs requests and commits, and the flusher, which makes commits durable.
+//!
+//! Owns group commit (one transaction a drain, one flush for all that wait for one) and the way back from a storage
+//! failure. Must not know what the requests are.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use super::{Answer, Command, Core, Effect, Job, Promise, Shared, Turn, Unavailable};
+use crate::id::Kind;
+use crate::limits::{ENGINE_DRAIN, Limits};
+use crate::registry::{Boot, Registries};
+use crate::store::{Changes, Faults, Store, StoreError};
+
+/// How often a closed store is tried again.
+const REOPEN_EVERY: Duration = Duration::from_secs(1);
+/// How long an applied change may wait for a flush that nobody waits for; with the flush itself under 500 ms.
+const FLUSH_WITHIN: Duration = Duration::from_millis(200);
+
+/// An answer whose rows are committed.
+struct Pending {
+    effects: Vec<Effect>,
+    answer: Answer,
+}
+
+impl Pending {
+    fn deliver(self) {
+        for effect in self.effects {
+            match effect {
+                // The outbox counts what it does not take.
+                Effect::Send(outbox, text) => drop(outbox.try_send(text)),
+                Effect::Close(outbox, close) => outbox.close(close),
+            }
+        }
+        (self.answer)(Ok(()));
+    }
+
+    /// The rows did not last. A socket that was replaced in the hub is closed all the same.
+    fn fail(self, why: Unavailable) {
+        for effect in self.effects {
+            if let Effect::Close(outbox, close) = effect {
+                outbox.close(close);
+            }
+        }
+        (self.answer)(Err(why));
+    }
+}
+
+/// What waits for one flush.
+struct Batch {
+    epoch: u64,
+    pending: Vec<Pending>,
+}
+
+/// Folds the rows back into registries; tells how many did not decode.
+pub(super) fn fold(store: &Store, boot: Boot, limits: &Limits) -> Result<(Registries, usize), StoreError> {
+    let mut registries = Registries::new(boot, limits);
+    let folded = store.fold(|row| registries.load(row))?;
+    for (key, reason) in &folded.undecodable {
+        tracing::error!(%key, %reason, "a row does not decode: it is left alone");
+    }
+    Ok((registries, folded.undecodable.len()))
+}
+
+pub(super) fn start(
+    shared: Arc<Shared>,
+    core: Core,
+    inbox: Receiver<Command>,
+    path: PathBuf,
+    faults: Faults,
+) -> Vec<JoinHandle<()>> {
+    let (to_flusher, batches) = channel();
+    let unflushed = Arc::new(AtomicBool::new(false));
+    let flusher = Flusher { shared: shared.clone(), unflushed: unflushed.clone(), failed_epoch: 0 };
+    let writer =
+        Writer { shared: shared.clone(), core, to_flusher, unflushed, reopen_at: None, path, faults };
+    let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+        Builder::new().name(name.into()).spawn(run).expect("the operating system can start two threads")
+    };
+    let writer = spawn(
+        "waypost-writer",
+        Box::new(move || {
+            let _ended = Ended(shared);
+            writer.run(&inbox);
+        }),
+    );
+    let flusher = spawn("waypost-flusher", Box::new(move || flusher.run(&batches)));
+    vec![writer, flusher]
+}
+
+/// Tells that the writer has ended, a panic included.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.ready.store(false, Ordering::Relaxed);
+        self.0.ended.send_replace(true);
+    }
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    core: Core,
+    to_flusher: Sender<Batch>,
+    /// Something is committed and not flushed.
+    unflushed: Arc<AtomicBool>,
+    /// Set while the store is closed: when to try it again, in running time.
+    reopen_at: Option<Duration>,
+    path: PathBuf,
+    faults: Faults,
+}
+
+impl Writer {
+    fn run(mut self, inbox: &Receiver<Command>) {
+        loop {
+            let first = match self.reopen_at {
+                None => inbox.recv().ok(),
+                Some(_) => match inbox.recv_timeout(REOPEN_EVERY) {
+                    Ok(command) => Some(command),
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.reopen();
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => None,
+                },
+            };
+            let Some(first) = first else { return };
+            let started = self.shared.clock.running();
+            let mut jobs = Vec::new();
+            let mut stopping = false;
+            for command in std::iter::once(first).chain(inbox.try_iter()) {
+                match command {
+                    Command::Run(job) => jobs.push(job),
+                    Command::FlushFailed(epoch) if epoch == self.epoch() => self.fail("flush"),
+                    Command::FlushFailed(_) => {}
+                    Command::Stop => stopping = true,
+                }
+                if jobs.len() == ENGINE_DRAIN || stopping {
+                    break;
+                }
+            }
+            self.drain(jobs);
+            if self.reopen_at.is_some_and(|at| self.shared.clock.running() >= at) {
+                self.reopen();
+            }
+            let busy = self.shared.clock.running().saturating_sub(started);
+            self.shared.metrics.writer_busy.inc_by(busy.as_secs_f64());
+            if stopping {
+                return;
+            }
+        }
+    }
+
+    /// Runs the jobs and commits what they change as one transaction.
+    fn drain(&mut self, jobs: Vec<Job>) {
+        if jobs.is_empty() {
+            return;
+        }
+        let metrics = &self.shared.metrics;
+        self.shared.waiting.fetch_sub(jobs.len(), Ordering::Relaxed);
+        metrics.requests.inc_by(jobs.len() as u64);
+        metrics.drains.inc();
+        let now = self.shared.clock.now();
+        let mut changes = Changes::default();
+        let (mut at_once, mut after_flush) = (Vec::new(), Vec::new());
+        for job in jobs {
+            if self.reopen_at.is_some() && job.promise != Promise::None {
+                (job.work)(Err(Unavailable::Storage))(Ok(()));
+                continue;
+            }
+            let mut turn =
+                Turn { core: &mut self.core, now, changes: &mut changes, effects: Vec::new(), metrics };
+            let answer = (job.work)(Ok(&mut turn));
+            let pending = Pending { effects: turn.effects, answer };
+            match job.promise {
+                Promise::Flushed => after_flush.push(pending),
+                Promise::None | Promise::Applied => at_once.push(pending),
+            }
+        }
+        if self.reopen_at.is_some() {
+            // Nothing can be written: what is live went on in memory, and is sorted out when the store is back.
+            at_once.into_iter().for_each(Pending::deliver);
+            return;
+        }
+        if let Err(error) = self.commit(&changes) {
+            tracing::error!(%error, rows = changes.rows(), "a commit failed");
+            at_once.into_iter().chain(after_flush).for_each(|pending| pending.fail(Unavailable::Storage));
+            self.fail("commit");
+            return;
+        }
+        self.after_commit(&changes);
+        if !after_flush.is_empty() {
+            let batch = Batch { epoch: self.epoch(), pending: after_flush };
+            // Without a flusher nobody can be promised anything: the answers are dropped and their askers told.
+            let _ = self.to_flusher.send(batch);
+        }
+        at_once.into_iter().for_each(Pending::deliver);
+        if self.shared.budget.is_exceeded() {
+            self.core.hub.close_slowest();
+        }
+    }
+
+    fn epoch(&self) -> u64 {
+        self.shared.epoch.load(Ordering::Relaxed)
+    }
+
+    fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let store = self.shared.store.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(store) = store.as_ref() else {
+            return Err(StoreError::Disk(std::io::ErrorKind::NotFound.into()));
+        };
+        let started = self.shared.clock.running();
+        self.core.pins.keep_removed(changes, store)?;
+        store.commit(changes)?;
+        let took = self.shared.clock.running().saturating_sub(started);
+        self.shared.metrics.commit.observe(took.as_secs_f64());
+        self.shared.metrics.rows.inc_by(changes.rows() as u64);
+        self.unflushed.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn after_commit(&self, changes: &Changes) {
+        let sweeper = &self.shared.sweeper;
+        if changes.earliest().is_some_and(|end| end < sweeper.wakes_at.load(Ordering::Relaxed)) {
+            sweeper.wake.notify_one();
+        }
+        let (metrics, registries) = (&self.shared.metrics, &self.core.registries);
+        metrics.lease_gauge(Kind::Relay.name(), registries.relays.len());
+        metrics.lease_gauge(Kind::Registration.name(), registries.rendezvous.len());
+        let totals = registries.rendezvous.totals();
+        metrics.points.set(totals.points as i64);
+        metrics.tokens.set(totals.tokens as i64);
+        metrics.drops.set(totals.payload_bytes as i64);
+    }
+
+    /// Nothing since the last good flush counts any more: closes the store and tries to open it anew.
+    fn fail(&mut self, what: &'static str) {
+        self.shared.metrics.storage_failures.inc();
+        self.shared.ready.store(false, Ordering::Relaxed);
+        tracing::error!(what, "storage failed: writes are refused until the store has been opened anew");
+        let mut store = self.shared.store.write().unwrap_or_else(PoisonError::into_inner);
+        self.shared.epoch.fetch_add(1, Ordering::Relaxed);
+        *store = None;
+        drop(store);
+        self.reopen_at = Some(self.shared.clock.running());
+        self.reopen();
+    }
+
+    fn reopen(&mut self) {
+        let boot = self.shared.boot;
+        let opened = Store::reopen(&self.path, self.faults.clone(), boot.number);
+        let folded = opened.map_err(|error| error.to_string()).and_then(|store| {
+            let (registries, undecodable) =
+                fold(&store, boot, &self.shared.limits).map_err(|error| error.to_string())?;
+            Ok((store, registries, undecodable))
+        });
+        match folded.and_then(|(store, registries, undecodable)| {
+            let (registries, changes) = self.reconcile(registries);
+            store.commit(&changes).and_then(|()| store.flush()).map_err(|error| error.to_string())?;
+            Ok((store, registries, undecodable))
+        }) {
+            Ok((store, registries, undecodable)) => {
+                self.core.registries = registries;
+                self.shared.undecodable.store(undecodable, Ordering::Relaxed);
+                *self.shared.store.write().unwrap_or_else(PoisonError::into_inner) = Some(store);
+                self.reopen_at = None;
+                self.shared.ready.store(true, Ordering::Relaxed);
+                tracing::info!("the store is open again");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the store cannot be opened yet");
+                self.reopen_at = Some(self.shared.clock.running() + REOPEN_EVERY);
+            }
+        }
+    }
+
+    /// The store has what was flushed; the hub knows who is here. Whoever left meanwhile leaves the registries, and
+    /// relays that are here stay.
+    fn reconcile(&self, mut registries: Registries) -> (Registries, Changes) {
+        let mut changes = Changes::default();
+        let old = &self.core.registries;
+        let gone = registries.relays.live_ids().chain(registries.rendezvous.live_ids());
+        let gone: Vec<_> = gone.filter(|id| !self.core.hub.is_held(id)).cloned().collect();
+        for id in gone {
+            registries.leave(&id, &mut changes);
+        }
+        for id in self.core.hub.held_ids() {
+            registries.relays.carry_over(id, &old.relays, &mut changes);
+        }
+        registries.rendezvous.continue_sequence(&old.rendezvous);
+        (registries, changes)
+    }
+}
+
+struct Flusher {
+    shared: Arc<Shared>,
+    unflushed: Arc<AtomicBool>,
+    failed_epoch: u64,
+}
+
+impl Flusher {
+    fn run(mut self, batches: &Receiver<Batch>) {
+        loop {
+            let first = match batches.recv_timeout(FLUSH_WITHIN) {
+                Ok(batch) => Some(batch),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.flush(Vec::new());
+                    return;
+                }
+            };
+            let waiting: Vec<Batch> = first.into_iter().chain(batches.try_iter()).collect();
+            self.flush(waiting);
+        }
+    }
+
+    /// One flush for all that wait.
+    fn flush(&mut self, waiting: Vec<Batch>) {
+        let store = self.shared.store.read().unwrap_or_else(PoisonError::into_inner);
+        let epoch = self.shared.epoch.load(Ordering::Relaxed);
+        let counts = |batch: &Batch| batch.epoch == epoch && batch.epoch > self.failed_epoch;
+        let (waiting, lost): (Vec<_>, Vec<_>) = waiting.into_iter().partition(counts);
+        fail(lost);
+        let dirty = self.unflushed.swap(false, Ordering::AcqRel);
+        let Some(store) = store.as_ref().filter(|_| dirty || !waiting.is_empty()) else {
+            // Closed after a failure: then the epoch has risen and nothing is waiting.
+            return;
+        };
+        let started = self.shared.clock.running();
+        match store.flush() {
+            Ok(()) => {
+                let took = self.shared.clock.running().saturating_sub(started);
+                self.shared.metrics.flush.observe(took.as_secs_f64());
+                waiting.into_iter().flat_map(|batch| batch.pending).for_each(Pending::deliver);
+            }
+            Err(error) => {
+                tracing::error!(%error, "a flush failed");
+                self.failed_epoch = epoch;
+                fail(waiting);
+                // Without a writer there is nothing to reopen.
+                let _ = self.shared.commands.send(Command::FlushFailed(epoch));
+            }
+        }
+    }
+}
+
+fn fail(batches: Vec<Batch>) {
+    let lost = batches.into_iter().flat_map(|batch| batch.pending);
+    lost.for_each(|pending| pending.fail(Unavailable::Storage));
+}

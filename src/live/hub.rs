@@ -1,0 +1,198 @@
+//! Who holds which id (protocol: signalling, section 6).
+//!
+//! Owns the sockets that are open, the id that each holds, and generations that never repeat within a run: whatever
+//! ends later names the generation it belongs to. Must not know the registries or the store.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::outbox::{Close, Outbox};
+use crate::id::{Generation, PeerId, ResumeDigest, SocketId};
+
+#[derive(Default)]
+pub struct Hub {
+    sockets: HashMap<SocketId, Socket>,
+    ids: HashMap<PeerId, Holder>,
+    last_generation: u64,
+}
+
+struct Socket {
+    outbox: Arc<Outbox>,
+    id: Option<PeerId>,
+}
+
+struct Holder {
+    socket: SocketId,
+    generation: Generation,
+    resume: ResumeDigest,
+}
+
+/// How a socket stands to an id that it wants.
+#[derive(Debug)]
+pub enum Claim {
+    /// Nobody holds it.
+    Free,
+    /// This socket holds it already.
+    Held,
+    /// Another socket holds it and may be replaced: the newcomer has its resume token, or it was found silent.
+    TakeOver,
+    /// Another socket holds it; only if that one is silent can it be replaced.
+    Taken { generation: Generation, holder: Arc<Outbox> },
+    /// This socket holds another id.
+    HoldsOther,
+}
+
+impl Hub {
+    pub fn join(&mut self, outbox: Arc<Outbox>) {
+        self.sockets.insert(outbox.socket, Socket { outbox, id: None });
+    }
+
+    /// The socket has ended. The id that it still held is free now and is returned; one that was taken over is not.
+    pub fn leave(&mut self, socket: SocketId) -> Option<PeerId> {
+        let id = self.sockets.remove(&socket)?.id?;
+        self.ids.remove(&id);
+        Some(id)
+    }
+
+    /// Frees the id that a socket holds, without the socket's end.
+    pub fn release(&mut self, socket: SocketId) -> Option<PeerId> {
+        let id = self.sockets.get_mut(&socket)?.id.take()?;
+        self.ids.remove(&id);
+        Some(id)
+    }
+
+    /// `silent` is a generation whose holder did not answer a probe.
+    pub fn claim(
+        &self,
+        socket: SocketId,
+        id: &PeerId,
+        shown_token: Option<&str>,
+        silent: Option<Generation>,
+    ) -> Claim {
+        match self.holds(socket) {
+            Some(own) if own == id => return Claim::Held,
+            Some(_) => return Claim::HoldsOther,
+            None => {}
+        }
+        self.stand(id, shown_token, silent)
+    }
+
+    /// As [`Hub::claim`], for a socket that would give up what it holds.
+    pub fn stand(&self, id: &PeerId, shown_token: Option<&str>, silent: Option<Generation>) -> Claim {
+        let Some(holder) = self.ids.get(id) else { return Claim::Free };
+        let proven = shown_token.is_some_and(|token| holder.resume.matches(token));
+        match self.sockets.get(&holder.socket) {
+            Some(other) if !proven && silent != Some(holder.generation) => {
+                Claim::Taken { generation: holder.generation, holder: other.outbox.clone() }
+            }
+            _ => Claim::TakeOver,
+        }
+    }
+
+    /// Gives the id to the socket, under a new resume token; a socket that is replaced is told so by the caller.
+    pub fn take(&mut self, socket: SocketId, id: &PeerId, resume: ResumeDigest) -> Option<Arc<Outbox>> {
+        let newcomer = self.sockets.get_mut(&socket)?;
+        newcomer.id = Some(id.clone());
+        let same = self.ids.get(id).filter(|holder| holder.socket == socket).map(|holder| holder.generation);
+        let generation = same.unwrap_or_else(|| {
+            self.last_generation += 1;
+            Generation(self.last_generation)
+        });
+        let old = self.ids.insert(id.clone(), Holder { socket, generation, resume })?;
+        let replaced = self.sockets.get_mut(&old.socket).filter(|_| old.socket != socket)?;
+        replaced.id = None;
+        Some(replaced.outbox.clone())
+    }
+
+    /// The id that a socket holds.
+    pub fn holds(&self, socket: SocketId) -> Option<&PeerId> {
+        self.sockets.get(&socket)?.id.as_ref()
+    }
+
+    /// Whether anyone holds the id.
+    pub fn is_held(&self, id: &PeerId) -> bool {
+        self.ids.contains_key(id)
+    }
+
+    pub fn held_ids(&self) -> impl Iterator<Item = &PeerId> {
+        self.ids.keys()
+    }
+
+    /// Where to reach the holder of an id.
+    pub fn outbox(&self, id: &PeerId) -> Option<&Arc<Outbox>> {
+        self.ids.get(id).and_then(|holder| self.sockets.get(&holder.socket)).map(|socket| &socket.outbox)
+    }
+
+    /// Every open socket with the id that it holds.
+    pub fn sockets(&self) -> impl Iterator<Item = (&Arc<Outbox>, Option<&PeerId>)> {
+        self.sockets.values().map(|socket| (&socket.outbox, socket.id.as_ref()))
+    }
+
+    pub fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.sockets.is_empty()
+    }
+
+    pub fn ids(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Closes the socket with the most unsent output.
+    pub fn close_slowest(&self) {
+        if let Some(slowest) = self.sockets.values().max_by_key(|socket| socket.outbox.unsent()) {
+            slowest.outbox.close(Close::SLOW_CONSUMER);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::live::outbox::Budget;
+    use crate::metrics::Metrics;
+
+    fn hub_with(sockets: u64) -> Hub {
+        let budget = Budget::new(100, 100, Arc::new(Metrics::default()));
+        let mut hub = Hub::default();
+        for socket in 1..=sockets {
+            let address = IpAddr::from([127, 0, 0, 1]);
+            hub.join(Outbox::new(SocketId(socket), address, Duration::ZERO, budget.clone()));
+        }
+        hub
+    }
+
+    fn id(text: &str) -> PeerId {
+        PeerId::parse(text).unwrap()
+    }
+
+    #[test]
+    fn the_late_exit_of_a_replaced_socket_leaves_its_successor_alone() {
+        let mut hub = hub_with(2);
+        assert!(hub.take(SocketId(1), &id("a"), ResumeDigest::of("one")).is_none());
+        assert!(matches!(hub.claim(SocketId(2), &id("a"), Some("wrong"), None), Claim::Taken { .. }));
+        assert!(matches!(hub.claim(SocketId(2), &id("a"), Some("one"), None), Claim::TakeOver));
+        let replaced = hub.take(SocketId(2), &id("a"), ResumeDigest::of("two")).unwrap();
+        assert_eq!(replaced.socket, SocketId(1));
+        assert_eq!(hub.leave(SocketId(1)), None);
+        assert_eq!(hub.outbox(&id("a")).unwrap().socket, SocketId(2));
+        assert_eq!(hub.leave(SocketId(2)), Some(id("a")));
+        assert_eq!(hub.leave(SocketId(2)), None, "leaving twice is leaving once");
+        assert!(!hub.is_held(&id("a")));
+    }
+
+    #[test]
+    fn a_probe_that_found_silence_counts_only_for_the_generation_it_was_made_for() {
+        let mut hub = hub_with(3);
+        hub.take(SocketId(1), &id("a"), ResumeDigest::of("one"));
+        let Claim::Taken { generation, .. } = hub.claim(SocketId(3), &id("a"), None, None) else { panic!() };
+        hub.leave(SocketId(1));
+        hub.take(SocketId(2), &id("a"), ResumeDigest::of("two"));
+        assert!(matches!(hub.claim(SocketId(3), &id("a"), None, Some(generation)), Claim::Taken { .. }));
+    }
+}

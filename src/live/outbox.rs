@@ -1,0 +1,229 @@
+//! What is waiting to be sent on one socket, bounded in bytes.
+//!
+//! Owns the queue between whoever has something to say to a socket and the session that writes it, the close that a
+//! session is told to make, and probes for life. Must not know what the messages say.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use crate::id::SocketId;
+use crate::metrics::{Ending, Metrics, Undelivered, UndeliveredLabel};
+
+/// A close frame and how the ending is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Close {
+    pub code: u16,
+    pub reason: &'static str,
+    pub ending: Ending,
+}
+
+impl Close {
+    pub const REPLACED: Close =
+        Close { code: 4409, reason: "replaced by a newer connection", ending: Ending::Replaced };
+    pub const SLOW_CONSUMER: Close =
+        Close { code: 1013, reason: "slow consumer", ending: Ending::SlowConsumer };
+    pub const SHUTDOWN: Close =
+        Close { code: 1001, reason: "Server shutting down", ending: Ending::Shutdown };
+}
+
+/// Unsent bytes of all sockets together, and both ceilings.
+#[derive(Debug)]
+pub struct Budget {
+    pub per_socket: usize,
+    pub total: usize,
+    used: AtomicUsize,
+    metrics: Arc<Metrics>,
+}
+
+impl Budget {
+    pub fn new(per_socket: usize, total: usize, metrics: Arc<Metrics>) -> Arc<Budget> {
+        Arc::new(Budget { per_socket, total, used: AtomicUsize::new(0), metrics })
+    }
+
+    /// Bytes unsent now.
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    pub fn is_exceeded(&self) -> bool {
+        self.used() > self.total
+    }
+}
+
+/// One socket's outbox, shared by its session, the hub and whoever is about to send.
+#[derive(Debug)]
+pub struct Outbox {
+    pub socket: SocketId,
+    pub address: IpAddr,
+    /// Running time at which the socket was opened.
+    pub opened: Duration,
+    queue: Mutex<Queue>,
+    wake: Notify,
+    unsent: AtomicUsize,
+    budget: Arc<Budget>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    messages: VecDeque<Utf8Bytes>,
+    close: Option<Close>,
+    probes: Vec<oneshot::Sender<()>>,
+    gone: bool,
+}
+
+/// What the session finds when it is woken.
+#[derive(Debug)]
+pub struct Taken {
+    pub close: Option<Close>,
+    pub probes: Vec<oneshot::Sender<()>>,
+}
+
+impl Outbox {
+    pub fn new(socket: SocketId, address: IpAddr, opened: Duration, budget: Arc<Budget>) -> Arc<Outbox> {
+        Arc::new(Outbox {
+            socket,
+            address,
+            opened,
+            queue: Mutex::default(),
+            wake: Notify::new(),
+            unsent: AtomicUsize::new(0),
+            budget,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a message. `Full` also closes the socket as a slow consumer; both outcomes are counted.
+    pub fn try_send(&self, text: Utf8Bytes) -> Result<(), Undelivered> {
+        let mut queue = self.lock();
+        let outcome = if queue.gone || queue.close.is_some() {
+            Undelivered::Gone
+        } else if self.unsent() + text.len() > self.budget.per_socket {
+            queue.close = Some(Close::SLOW_CONSUMER);
+            Undelivered::Full
+        } else {
+            self.count(text.len());
+            queue.messages.push_back(text);
+            drop(queue);
+            self.wake.notify_one();
+            return Ok(());
+        };
+        drop(queue);
+        self.wake.notify_one();
+        self.budget.metrics.undelivered.get_or_create(&UndeliveredLabel { outcome }).inc();
+        Err(outcome)
+    }
+
+    /// Tells the session to send what is queued and close. The first close counts.
+    pub fn close(&self, close: Close) {
+        self.lock().close.get_or_insert(close);
+        self.wake.notify_one();
+    }
+
+    /// Pings the socket: the receiver hears when a frame arrives after that, and fails when the session ends.
+    pub fn probe(&self) -> oneshot::Receiver<()> {
+        let (probe, answer) = oneshot::channel();
+        let mut queue = self.lock();
+        if !queue.gone {
+            queue.probes.push(probe);
+        }
+        drop(queue);
+        self.wake.notify_one();
+        answer
+    }
+
+    /// Bytes queued or handed to the socket and not yet taken by it.
+    pub fn unsent(&self) -> usize {
+        self.unsent.load(Ordering::Relaxed)
+    }
+
+    // The session's side.
+
+    /// Until something was queued, told or asked since the last call.
+    pub async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// What the session was told and asked.
+    pub fn take(&self) -> Taken {
+        let mut queue = self.lock();
+        Taken { close: queue.close, probes: std::mem::take(&mut queue.probes) }
+    }
+
+    /// The next message to write; it counts as unsent until [`Outbox::sent`].
+    pub fn next(&self) -> Option<Utf8Bytes> {
+        self.lock().messages.pop_front()
+    }
+
+    /// Bytes that the session writes past the queue: its answers.
+    pub fn count(&self, bytes: usize) {
+        self.unsent.fetch_add(bytes, Ordering::Relaxed);
+        self.budget.used.fetch_add(bytes, Ordering::Relaxed);
+        self.budget.metrics.unsent.inc_by(bytes as i64);
+    }
+
+    /// The socket has taken these bytes.
+    pub fn sent(&self, bytes: usize) {
+        self.unsent.fetch_sub(bytes, Ordering::Relaxed);
+        self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.budget.metrics.unsent.dec_by(bytes as i64);
+    }
+
+    /// The session has ended: nothing can be sent any more, probes fail, and its bytes no longer count.
+    pub fn end(&self) {
+        let mut queue = self.lock();
+        queue.gone = true;
+        queue.messages = VecDeque::new();
+        queue.probes = Vec::new();
+        let left = self.unsent();
+        drop(queue);
+        self.sent(left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outbox(per_socket: usize) -> (Arc<Outbox>, Arc<Budget>, Arc<Metrics>) {
+        let metrics = Arc::new(Metrics::default());
+        let budget = Budget::new(per_socket, 1000, metrics.clone());
+        let outbox = Outbox::new(SocketId(1), IpAddr::from([127, 0, 0, 1]), Duration::ZERO, budget.clone());
+        (outbox, budget, metrics)
+    }
+
+    #[test]
+    fn full_closes_the_slow_consumer_and_gone_says_so() {
+        let (outbox, budget, metrics) = outbox(10);
+        assert_eq!(outbox.try_send("12345678".into()), Ok(()));
+        assert_eq!(outbox.try_send("123".into()), Err(Undelivered::Full));
+        assert_eq!(outbox.take().close, Some(Close::SLOW_CONSUMER));
+        assert_eq!(outbox.try_send("1".into()), Err(Undelivered::Gone));
+        assert_eq!((outbox.unsent(), budget.used()), (8, 8));
+        outbox.end();
+        assert_eq!((outbox.unsent(), budget.used(), metrics.unsent.get()), (0, 0, 0));
+        let full = UndeliveredLabel { outcome: Undelivered::Full };
+        assert_eq!(metrics.undelivered.get_or_create(&full).get(), 1);
+    }
+
+    #[test]
+    fn the_first_close_counts_and_a_probe_of_a_gone_socket_fails_at_once() {
+        let (outbox, _, _) = outbox(10);
+        outbox.close(Close::REPLACED);
+        outbox.close(Close::SHUTDOWN);
+        assert_eq!(outbox.take().close, Some(Close::REPLACED));
+        let mut waiting = outbox.probe();
+        assert!(waiting.try_recv().is_err());
+        outbox.end();
+        assert_eq!(waiting.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        assert_eq!(outbox.probe().try_recv(), Err(oneshot::error::TryRecvError::Closed));
+    }
+}

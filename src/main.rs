@@ -1,0 +1,10 @@
+//! Owns the process: its allocator and its exit code. Must not know what is done in between.
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    waypost::cli::main()
+}

@@ -1,0 +1,177 @@
+//! Every metric, each with its doc line, which is also its help text on `/metrics`.
+//!
+//! Owns the names, the units and the closed sets of labels. Knows nothing else of ours; whoever measures holds an
+//! `Arc<Metrics>` and counts.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text::encode};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// A counter of seconds.
+pub type Seconds = Counter<f64, AtomicU64>;
+
+/// Why a connection was refused before its upgrade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Refusal {
+    Total,
+    Address,
+    BadUpgrade,
+}
+
+/// How a socket ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Ending {
+    Closed,
+    Failed,
+    Silent,
+    NoFirstMessage,
+    TooLarge,
+    NotText,
+    Abuse,
+    SlowConsumer,
+    Replaced,
+    Shutdown,
+    Operator,
+}
+
+/// Why a message for another socket was not queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Undelivered {
+    Full,
+    Gone,
+}
+
+macro_rules! labels {
+    ($($(#[$doc:meta])* $name:ident { $field:ident: $kind:ty })*) => { $(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+        pub struct $name { pub $field: $kind }
+    )* };
+}
+
+labels! {
+    RefusalLabel { reason: Refusal }
+    EndingLabel { reason: Ending }
+    UndeliveredLabel { outcome: Undelivered }
+    /// The kind of a lease, by its name.
+    KindLabel { kind: &'static str }
+    /// The type of a message, by its name in the protocol.
+    MessageLabel { r#type: &'static str }
+    /// The stable code of an error.
+    ErrorLabel { code: &'static str }
+}
+
+macro_rules! metrics {
+    ($($(#[doc = $doc:literal])+ $field:ident: $kind:ty = $make:expr, $name:literal $(, $unit:expr)?;)*) => {
+        #[derive(Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            $($(#[doc = $doc])+ pub $field: $kind,)*
+        }
+
+        impl Default for Metrics {
+            fn default() -> Metrics {
+                let mut registry = Registry::with_prefix("waypost");
+                $(
+                    let $field: $kind = $make;
+                    let help = concat!($($doc),+).trim().trim_end_matches('.');
+                    metrics!(@register registry, $name, help, $field $(, $unit)?);
+                )*
+                Metrics { registry, $($field,)* }
+            }
+        }
+    };
+    (@register $registry:ident, $name:literal, $help:ident, $field:ident) => {
+        $registry.register($name, $help, $field.clone());
+    };
+    (@register $registry:ident, $name:literal, $help:ident, $field:ident, $unit:expr) => {
+        $registry.register_with_unit($name, $help, $unit, $field.clone());
+    };
+}
+
+metrics! {
+    /// Sockets that are open now.
+    connections: Gauge = Gauge::default(), "connections";
+    /// Connections refused before their upgrade.
+    refused: Family<RefusalLabel, Counter> = Family::default(), "connections_refused";
+    /// Sockets that ended, by how.
+    ended: Family<EndingLabel, Counter> = Family::default(), "connections_ended";
+    /// Messages handled, by type; what has no type of ours is "invalid".
+    messages: Family<MessageLabel, Counter> = Family::default(), "messages";
+    /// Errors answered, by code.
+    errors: Family<ErrorLabel, Counter> = Family::default(), "errors";
+    /// Messages for other sockets that were not queued.
+    undelivered: Family<UndeliveredLabel, Counter> = Family::default(), "messages_undelivered";
+    /// Bytes queued or written for sockets and not yet taken by them.
+    unsent: Gauge = Gauge::default(), "unsent", Unit::Bytes;
+    /// Ids taken over from another socket.
+    takeovers: Counter = Counter::default(), "takeovers";
+    /// Leases in memory, by kind.
+    leases: Family<KindLabel, Gauge> = Family::default(), "leases";
+    /// Live entries at rendezvous points.
+    points: Gauge = Gauge::default(), "points";
+    /// Live entries at hourly tokens.
+    tokens: Gauge = Gauge::default(), "tokens";
+    /// Dead-drop payload bytes in the store.
+    drops: Gauge = Gauge::default(), "dead_drops", Unit::Bytes;
+    /// Leases that a sweep ended, by kind.
+    swept: Family<KindLabel, Counter> = Family::default(), "leases_swept";
+    /// Sweep batches committed.
+    sweeps: Counter = Counter::default(), "sweep_batches";
+    /// Requests waiting for the writer.
+    queue: Gauge = Gauge::default(), "engine_queue";
+    /// Requests refused because the queue was full.
+    overloaded: Counter = Counter::default(), "engine_overloaded";
+    /// Requests run by the writer.
+    requests: Counter = Counter::default(), "engine_requests";
+    /// Drains of the queue, each one transaction at most.
+    drains: Counter = Counter::default(), "engine_drains";
+    /// Time the writer thread spent working rather than waiting.
+    writer_busy: Seconds = Seconds::default(), "engine_writer_busy", Unit::Seconds;
+    /// Rows written to or removed from the store.
+    rows: Counter = Counter::default(), "store_rows";
+    /// Time to apply one transaction.
+    commit: Histogram = Histogram::new(exponential_buckets(0.000_016, 2.0, 16)), "store_commit", Unit::Seconds;
+    /// Time of one flush to the disk.
+    flush: Histogram = Histogram::new(exponential_buckets(0.000_128, 2.0, 16)), "store_flush", Unit::Seconds;
+    /// Commits or flushes that failed.
+    storage_failures: Counter = Counter::default(), "store_failures";
+    /// Rows that did not decode when the store was folded; they are kept and left alone.
+    undecodable: Gauge = Gauge::default(), "store_undecodable_rows";
+}
+
+impl Metrics {
+    /// All metrics in the OpenMetrics text format.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing into a String does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+
+    pub fn lease_gauge(&self, kind: &'static str, count: usize) {
+        self.leases.get_or_create(&KindLabel { kind }).set(count as i64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_rendered_with_its_help_and_unit() {
+        let metrics = Metrics::default();
+        metrics.refused.get_or_create(&RefusalLabel { reason: Refusal::Address }).inc();
+        metrics.writer_busy.inc_by(0.25);
+        let text = metrics.render();
+        assert!(text.contains("# HELP waypost_connections Sockets that are open now."), "{text}");
+        assert!(text.contains("waypost_connections_refused_total{reason=\"Address\"} 1"), "{text}");
+        assert!(text.contains("waypost_engine_writer_busy_seconds_total 0.25"), "{text}");
+        assert!(text.ends_with("# EOF\n"));
+    }
+}

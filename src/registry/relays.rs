@@ -1,0 +1,250 @@
+//! Relays: peers that offer to carry others' traffic (protocol: signalling, section 3).
+//!
+//! Owns who is a relay, its load, and a sample of the available ones at a cost that does not grow with their number.
+//! Must not know sockets, clocks or sled, nor who may speak for an id.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rand::Rng;
+use rand::seq::index;
+
+use super::{Boot, Expired};
+use crate::clock::Millis;
+use crate::id::{PeerId, ResumeDigest};
+use crate::store::{Changes, Indexed, LeaseKey, RelayRecord};
+
+/// What a relay says of itself when it registers.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    pub id: PeerId,
+    pub max_connections: u32,
+    pub public_key: Option<String>,
+    /// The digest of the token it is given now.
+    pub resume: ResumeDigest,
+    /// The token it showed.
+    pub shown_token: Option<String>,
+    /// Whether the id was held without a break: the same socket again, or a take-over.
+    pub unbroken: bool,
+}
+
+/// A relay as it is offered to others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Offer {
+    pub id: PeerId,
+    pub public_key: Option<Arc<str>>,
+    /// connectedCount / maxConnections.
+    pub capacity: f64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Relay {
+    boot: u64,
+    public_key: Option<Arc<str>>,
+    max_connections: u32,
+    connected: f64,
+    registered_at: Millis,
+    resume: ResumeDigest,
+}
+
+impl Relay {
+    fn capacity(&self) -> f64 {
+        self.connected / f64::from(self.max_connections)
+    }
+
+    fn record(&self) -> RelayRecord {
+        RelayRecord {
+            boot: self.boot,
+            public_key: self.public_key.as_deref().map(str::to_owned),
+            max_connections: self.max_connections,
+            connected: self.connected,
+            registered_at: self.registered_at,
+            resume: self.resume.0,
+        }
+    }
+}
+
+/// Ids in no particular order, with each one's position: drawing at random, adding and removing cost O(1).
+#[derive(Default)]
+struct Pool {
+    ids: Vec<PeerId>,
+    positions: HashMap<PeerId, usize>,
+}
+
+impl Pool {
+    fn add(&mut self, id: &PeerId) {
+        if !self.positions.contains_key(id) {
+            self.positions.insert(id.clone(), self.ids.len());
+            self.ids.push(id.clone());
+        }
+    }
+
+    fn remove(&mut self, id: &PeerId) {
+        if let Some(position) = self.positions.remove(id) {
+            self.ids.swap_remove(position);
+            if let Some(moved) = self.ids.get(position) {
+                self.positions.insert(moved.clone(), position);
+            }
+        }
+    }
+}
+
+pub struct Relays {
+    boot: Boot,
+    relays: HashMap<PeerId, Relay>,
+    /// Available relays whose holder lives.
+    live: Pool,
+    /// Available relays of an earlier boot: offered within the restart grace.
+    kept: Pool,
+}
+
+impl Relays {
+    pub fn new(boot: Boot) -> Relays {
+        Relays { boot, relays: HashMap::new(), live: Pool::default(), kept: Pool::default() }
+    }
+
+    pub fn len(&self) -> usize {
+        self.relays.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.relays.is_empty()
+    }
+
+    /// Enters or updates a relay. Its count and age go on where the id was held without a break, or where an entry kept
+    /// over a restart is claimed with its resume token or the same public key (section 6).
+    pub fn register(&mut self, now: Millis, request: Registration, changes: &mut Changes) {
+        let Registration { id, max_connections, public_key, resume, shown_token, unbroken } = request;
+        let public_key: Option<Arc<str>> = public_key.map(Into::into);
+        let old = self.relays.get(&id);
+        let goes_on = old.filter(|old| {
+            let proven = shown_token.as_deref().is_some_and(|token| old.resume.matches(token));
+            let of_this_boot = old.boot == self.boot.number;
+            let kept = !of_this_boot && self.boot.counts_as_live(old.boot, now);
+            (unbroken && of_this_boot) || (kept && (proven || old.public_key == public_key))
+        });
+        let (connected, registered_at) = goes_on.map_or((0.0, now), |old| (old.connected, old.registered_at));
+        let first = old.is_none();
+        let relay =
+            Relay { boot: self.boot.number, public_key, max_connections, connected, registered_at, resume };
+        self.write(&id, &relay, first, changes);
+        self.relays.insert(id.clone(), relay);
+        self.place(&id);
+    }
+
+    /// The id goes on under a new token without a `register`.
+    pub fn renew_token(&mut self, id: &PeerId, resume: ResumeDigest, changes: &mut Changes) {
+        let boot = self.boot.number;
+        if let Some(relay) = self.relays.get_mut(id).filter(|relay| relay.boot == boot) {
+            relay.resume = resume;
+            let relay = relay.clone();
+            self.write(id, &relay, false, changes);
+        }
+    }
+
+    /// False where there is no such relay of this boot.
+    pub fn update_load(&mut self, id: &PeerId, connected: f64, changes: &mut Changes) -> bool {
+        let boot = self.boot.number;
+        let Some(relay) = self.relays.get_mut(id).filter(|relay| relay.boot == boot) else { return false };
+        relay.connected = connected;
+        let relay = relay.clone();
+        self.write(id, &relay, false, changes);
+        self.place(id);
+        true
+    }
+
+    /// Up to `count` relays below half of their capacity, without `left_out`: uniform, in random order.
+    pub fn sample(
+        &self,
+        now: Millis,
+        left_out: Option<&str>,
+        count: usize,
+        rng: &mut impl Rng,
+    ) -> Vec<Offer> {
+        let kept = if now < self.boot.grace_end { self.kept.ids.as_slice() } else { &[] };
+        let live = self.live.ids.as_slice();
+        let all = live.len() + kept.len();
+        // One more than asked, so that leaving one out costs no second draw.
+        let drawn = index::sample(rng, all, all.min(count + 1));
+        let ids = drawn.into_iter().map(|at| live.get(at).unwrap_or_else(|| &kept[at - live.len()]));
+        let others = ids.filter(|id| Some(id.as_str()) != left_out);
+        others.take(count).map(|id| self.offer(id)).collect()
+    }
+
+    fn offer(&self, id: &PeerId) -> Offer {
+        let relay = &self.relays[id];
+        Offer { id: id.clone(), public_key: relay.public_key.clone(), capacity: relay.capacity() }
+    }
+
+    pub fn leave(&mut self, id: &PeerId, changes: &mut Changes) {
+        if self.relays.remove(id).is_some() {
+            self.live.remove(id);
+            self.kept.remove(id);
+            changes.remove(&LeaseKey::relay(id), Indexed::HELD);
+        }
+    }
+
+    /// Ends an entry that was kept over a restart and that nobody came back for.
+    pub fn expire(&mut self, id: &PeerId, now: Millis, changes: &mut Changes) -> Expired {
+        match self.relays.get(id) {
+            Some(relay) if !self.boot.counts_as_live(relay.boot, now) => {
+                self.leave(id, changes);
+                Expired::Gone
+            }
+            _ => Expired::Kept,
+        }
+    }
+
+    pub fn load(&mut self, id: PeerId, record: RelayRecord) {
+        let relay = Relay {
+            boot: record.boot,
+            public_key: record.public_key.map(Into::into),
+            max_connections: record.max_connections.max(1),
+            connected: record.connected,
+            registered_at: record.registered_at,
+            resume: ResumeDigest(record.resume),
+        };
+        self.relays.insert(id.clone(), relay);
+        self.place(&id);
+    }
+
+    /// After a storage failure: brings over an entry of this boot that `old` has and the store may have lost.
+    pub fn carry_over(&mut self, id: &PeerId, old: &Relays, changes: &mut Changes) {
+        if let Some(relay) = old.relays.get(id).filter(|relay| self.relays.get(id) != Some(relay)) {
+            self.write(id, relay, !self.relays.contains_key(id), changes);
+            self.relays.insert(id.clone(), relay.clone());
+            self.place(id);
+        }
+    }
+
+    /// Ids whose holder lived in this boot.
+    pub fn live_ids(&self) -> impl Iterator<Item = &PeerId> {
+        self.relays.iter().filter(|(_, relay)| relay.boot == self.boot.number).map(|(id, _)| id)
+    }
+
+    pub fn same_as(&self, other: &Relays) -> bool {
+        let pooled = |relays: &Relays, id: &PeerId| {
+            relays.live.positions.contains_key(id) || relays.kept.positions.contains_key(id)
+        };
+        self.relays == other.relays && self.relays.keys().all(|id| pooled(self, id) == pooled(other, id))
+    }
+
+    fn write(&self, id: &PeerId, relay: &Relay, first: bool, changes: &mut Changes) {
+        let key = LeaseKey::relay(id);
+        if first {
+            changes.put_new(&key, &relay.record(), Indexed::HELD);
+        } else {
+            changes.put_again(&key, &relay.record(), Indexed::HELD);
+        }
+    }
+
+    /// Puts a relay into the pool where it belongs.
+    fn place(&mut self, id: &PeerId) {
+        let relay = &self.relays[id];
+        let available = relay.capacity() < 0.5;
+        let live = relay.boot == self.boot.number;
+        for (pool, belongs) in [(&mut self.live, available && live), (&mut self.kept, available && !live)] {
+            if belongs { pool.add(id) } else { pool.remove(id) }
+        }
+    }
+}

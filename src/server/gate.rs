@@ -1,0 +1,179 @@
+//! What stands before the upgrade: whose address it is, and how many sockets it and all others may have (protocol:
+//! signalling, section 8).
+//!
+//! Owns the table of addresses, whose entries last exactly as long as their sockets. Must not know what is spoken
+//! after the upgrade.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::http::HeaderMap;
+use axum::http::header::FORWARDED;
+use ipnet::IpNet;
+
+use crate::metrics::Refusal;
+
+pub struct Gate {
+    most: usize,
+    most_per_address: usize,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    total: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// A socket's place; dropping it gives the place back.
+pub struct Permit {
+    gate: Arc<Gate>,
+    address: IpAddr,
+}
+
+impl Gate {
+    pub fn new(most: usize, most_per_address: usize) -> Arc<Gate> {
+        Arc::new(Gate { most, most_per_address, table: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn admit(self: &Arc<Gate>, address: IpAddr) -> Result<Permit, Refusal> {
+        let address = network_of(address);
+        let mut table = self.lock();
+        let from_here = table.by_address.get(&address).copied().unwrap_or(0);
+        if from_here >= self.most_per_address {
+            return Err(Refusal::Address);
+        }
+        if table.total >= self.most {
+            return Err(Refusal::Total);
+        }
+        table.total += 1;
+        table.by_address.insert(address, from_here + 1);
+        Ok(Permit { gate: self.clone(), address })
+    }
+
+    /// How many sockets there are, and from how many addresses.
+    pub fn counts(&self) -> (usize, usize) {
+        let table = self.lock();
+        (table.total, table.by_address.len())
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut table = self.gate.lock();
+        table.total -= 1;
+        if let Some(count) = table.by_address.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                table.by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// Limits count an IPv4 address, or an IPv6 /64.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let network = u128::from(address) & !u128::from(u64::MAX);
+            IpAddr::V6(Ipv6Addr::from(network))
+        }
+        address => address,
+    }
+}
+
+/// The address that a connection counts for: the TCP peer's or, behind trusted proxies, the right-most untrusted entry
+/// of X-Forwarded-For, else of Forwarded. An entry that is no address counts for the proxy that passed it on.
+pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+    let peer = peer.to_canonical();
+    let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
+    if !is_trusted(&peer) {
+        return peer;
+    }
+    let lines = |name: &str| -> Vec<String> {
+        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|line| line.split(',')).map(|entry| entry.trim().to_owned()).collect()
+    };
+    let mut entries = lines("x-forwarded-for");
+    if entries.is_empty() {
+        entries = lines(FORWARDED.as_str()).iter().map(|element| forwarded_for(element)).collect();
+    }
+    let mut nearest = peer;
+    for entry in entries.iter().rev() {
+        let Some(address) = parse_address(entry) else { return nearest };
+        if !is_trusted(&address) {
+            return address;
+        }
+        nearest = address;
+    }
+    nearest
+}
+
+/// The `for` of one element of Forwarded (RFC 7239).
+fn forwarded_for(element: &str) -> String {
+    let pairs = element.split(';').filter_map(|pair| pair.split_once('='));
+    let mut found = pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case("for"));
+    found.next().map(|(_, value)| value.trim().trim_matches('"').to_owned()).unwrap_or_default()
+}
+
+/// An address as proxies write it: bare, with a port, or in brackets.
+fn parse_address(entry: &str) -> Option<IpAddr> {
+    let bare = entry.parse::<IpAddr>().ok();
+    let with_port = || entry.parse::<std::net::SocketAddr>().ok().map(|address| address.ip());
+    let in_brackets = || entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    bare.or_else(with_port).or_else(in_brackets).map(|address: IpAddr| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn ceilings_hold_per_address_and_in_all_and_places_come_back() {
+        let gate = Gate::new(3, 2);
+        let first = gate.admit(ip("10.0.0.1")).unwrap();
+        let _second = gate.admit(ip("::ffff:10.0.0.1")).unwrap();
+        assert_eq!(gate.admit(ip("10.0.0.1")).err(), Some(Refusal::Address));
+        let _third = gate.admit(ip("10.0.0.2")).unwrap();
+        assert_eq!(gate.admit(ip("10.0.0.3")).err(), Some(Refusal::Total));
+        assert_eq!(gate.counts(), (3, 2));
+        drop(first);
+        assert!(gate.admit(ip("10.0.0.1")).is_ok());
+    }
+
+    #[test]
+    fn ipv6_counts_by_its_64() {
+        let gate = Gate::new(9, 1);
+        let _one = gate.admit(ip("2001:db8::1")).unwrap();
+        assert_eq!(gate.admit(ip("2001:db8::ffff:1:2:3")).err(), Some(Refusal::Address));
+        assert!(gate.admit(ip("2001:db8:0:1::1")).is_ok());
+    }
+
+    #[test]
+    fn forwarded_addresses_are_believed_only_from_trusted_proxies() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
+        let address = |peer: &str, name: &'static str, value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().unwrap());
+            client_address(ip(peer), &headers, &trusted).to_string()
+        };
+        assert_eq!(address("192.0.2.1", "x-forwarded-for", "1.2.3.4"), "192.0.2.1");
+        assert_eq!(address("10.0.0.1", "x-forwarded-for", "1.2.3.4, 5.6.7.8, 10.1.1.1"), "5.6.7.8");
+        assert_eq!(address("10.0.0.1", "x-forwarded-for", "1.2.3.4, unknown"), "10.0.0.1");
+        assert_eq!(address("10.0.0.1", "x-forwarded-for", "10.9.9.9"), "10.9.9.9");
+        assert_eq!(
+            address("::1", "forwarded", "for=1.1.1.1, FOR=\"[2001:db8::7]:99\";proto=https"),
+            "2001:db8::7"
+        );
+        assert_eq!(client_address(ip("10.0.0.1"), &HeaderMap::new(), &trusted), ip("10.0.0.1"));
+    }
+}

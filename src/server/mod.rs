@@ -1,0 +1,187 @@
+//! The front end: listeners, routes and sessions.
+//!
+//! Owns both listeners, the accept loops and the order of ending. Must not know sled or the registries: whatever it
+//! needs it asks the engine.
+
+mod admin;
+mod drain;
+mod gate;
+mod limiter;
+mod public;
+pub mod secrets;
+mod session;
+mod signalling;
+mod upgrade;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use ipnet::IpNet;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use crate::clock::Clock;
+use crate::engine::Engine;
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::wire::signalling::{ServerMessage, encode};
+use drain::{Drain, Token};
+use gate::Gate;
+use secrets::AdminToken;
+
+/// How long a client may take to send the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the front end is started with.
+pub struct Options {
+    pub listen: SocketAddr,
+    pub admin_listen: SocketAddr,
+    /// What `server_info` tells, given the address that was bound.
+    pub endpoint: Box<dyn FnOnce(SocketAddr) -> String + Send>,
+    pub region: Option<String>,
+    pub trusted_proxies: Vec<IpNet>,
+    pub limits: Limits,
+    pub clock: Clock,
+    pub metrics: Arc<Metrics>,
+    pub server_id: String,
+    pub admin_token: AdminToken,
+    pub engine: Engine,
+}
+
+/// What routes and sessions share.
+struct App {
+    engine: Engine,
+    limits: Limits,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    gate: Arc<Gate>,
+    trusted_proxies: Vec<IpNet>,
+    server_id: String,
+    admin_token: AdminToken,
+    /// The first message on every socket.
+    server_info: Utf8Bytes,
+}
+
+/// The TCP peer of a request.
+#[derive(Clone, Copy)]
+struct Peer(IpAddr);
+
+pub struct Server {
+    pub public: SocketAddr,
+    pub admin: SocketAddr,
+    accepting: Vec<JoinHandle<()>>,
+    drain: Drain,
+}
+
+impl Server {
+    pub async fn bind(options: Options) -> io::Result<Server> {
+        let bind = async |address: SocketAddr| {
+            let told = |error: io::Error| {
+                io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+            };
+            TcpListener::bind(address).await.map_err(told)
+        };
+        let listener = bind(options.listen).await?;
+        let admin_listener = bind(options.admin_listen).await?;
+        let (public, admin) = (listener.local_addr()?, admin_listener.local_addr()?);
+        let server_id = options.server_id;
+        let info = ServerMessage::ServerInfo {
+            server_id: server_id.clone(),
+            endpoint: (options.endpoint)(public),
+            region: options.region,
+        };
+        let connections = &options.limits.connections;
+        let app = Arc::new(App {
+            gate: Gate::new(connections.max_connections, connections.max_connections_per_address),
+            engine: options.engine,
+            limits: options.limits,
+            clock: options.clock,
+            metrics: options.metrics,
+            trusted_proxies: options.trusted_proxies,
+            server_id,
+            admin_token: options.admin_token,
+            server_info: encode(&info).into(),
+        });
+        let drain = Drain::new();
+        let accepting = vec![
+            tokio::spawn(accept(listener, public::routes(app.clone(), drain.token()), drain.token())),
+            tokio::spawn(accept(admin_listener, admin::routes(app), drain.token())),
+        ];
+        Ok(Server { public, admin, accepting, drain })
+    }
+
+    /// Until a listener has ended by itself.
+    pub async fn ended(&mut self) {
+        let ended = futures_util::future::select_all(&mut self.accepting);
+        if let (Err(error), ..) = ended.await {
+            tracing::error!(%error, "a listener ended");
+        }
+    }
+
+    /// Stops accepting, lets sessions answer what is in flight, closes them, and waits; false when some were still
+    /// open after `patience`.
+    pub async fn shutdown(self, patience: Duration) -> bool {
+        self.drain.finish(patience).await
+    }
+}
+
+/// Accepts until told to stop. Each connection is served by a task of its own.
+async fn accept(listener: TcpListener, routes: Router, mut token: Token) {
+    let service = TowerToHyperService::new(routes);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = token.stopped() => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                drop(tokio::spawn(serve(stream, peer.ip(), service.clone(), token.clone())))
+            }
+            Err(error) => {
+                // Out of descriptors, mostly: what is open goes on, and closing gives some back.
+                tracing::warn!(%error, "cannot accept");
+                tokio::select! {
+                    () = wait(Duration::from_millis(100)) => {}
+                    () = token.stopped() => return,
+                }
+            }
+        }
+    }
+}
+
+/// Waiting for the machine rather than for time: no test moves it.
+async fn wait(time: Duration) {
+    let _ = tokio::time::timeout(time, std::future::pending::<()>()).await;
+}
+
+async fn serve(stream: TcpStream, peer: IpAddr, routes: TowerToHyperService<Router>, mut token: Token) {
+    // Without it an answer may wait for the acknowledgement of the one before.
+    let _ = stream.set_nodelay(true);
+    let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(Peer(peer));
+        hyper::service::Service::call(&routes, request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = token.stopped() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an HTTP connection ended");
+    }
+}

@@ -1,0 +1,335 @@
+//! One WebSocket, whatever is spoken on it: strict order, bounded output, liveness, and an orderly end.
+//!
+//! Owns the socket and everything about time on it. Handles one message at a time, reads a few ahead, feeds the answers
+//! of one wake-up and flushes once. Must not know what the messages mean: a `Dialect` does.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use tokio::io::AsyncReadExt;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
+use tokio_tungstenite::tungstenite::{Bytes, Error, Utf8Bytes};
+
+use super::drain::Token;
+use super::upgrade::Socket;
+use crate::clock::Clock;
+use crate::limits::{ConnectionLimits, Liveness};
+use crate::live::outbox::{Close, Outbox};
+use crate::metrics::Ending;
+
+/// Messages read while an earlier one is being handled.
+const READ_AHEAD: usize = 16;
+/// Unsent bytes at which a session handles no more messages until the socket takes some.
+const ENOUGH_UNSENT: usize = 64 * 1024;
+/// How long a close frame may take to go out, and the peer to answer it.
+const CLOSING: Duration = Duration::from_secs(2);
+/// How much of a too large message is read and thrown away, so that the close frame reaches its sender.
+const THROWN_AWAY: usize = 64 << 20;
+
+const TOO_LARGE: Close = Close { code: 1009, reason: "message too large", ending: Ending::TooLarge };
+const NOT_TEXT: Close = Close { code: 1007, reason: "text is not UTF-8", ending: Ending::NotText };
+const BROKEN: Close = Close { code: 1002, reason: "protocol error", ending: Ending::Failed };
+const NO_FIRST_MESSAGE: Close =
+    Close { code: 1008, reason: "no message in time", ending: Ending::NoFirstMessage };
+
+/// A message as it came: `None` is a binary frame that is not UTF-8.
+pub type Incoming = Option<Utf8Bytes>;
+
+/// What a dialect makes of one message.
+pub enum Reaction {
+    Answer(String),
+    /// The answer is on its way; the next message waits for it.
+    Later(Pin<Box<dyn Future<Output = String> + Send>>),
+    Close(Close),
+}
+
+pub trait Dialect: Send {
+    fn handle(&mut self, message: Incoming) -> Reaction;
+}
+
+pub struct Session<'a, D> {
+    sink: SplitSink<Socket, Message>,
+    stream: SplitStream<Socket>,
+    outbox: &'a Outbox,
+    dialect: D,
+    clock: Clock,
+    token: Token,
+    ahead: VecDeque<Incoming>,
+    in_flight: Option<Pin<Box<dyn Future<Output = String> + Send>>>,
+    /// Bytes fed to the socket and not yet flushed, and whether anything was fed.
+    fed: usize,
+    unflushed: bool,
+    probes: Vec<oneshot::Sender<()>>,
+    pulse: Pulse,
+}
+
+/// Time on one socket: when it was last heard, when it is pinged next.
+struct Pulse {
+    liveness: Liveness,
+    last_frame: Duration,
+    next_ping: Duration,
+    /// Until the first complete message has come.
+    first_message_by: Option<Duration>,
+}
+
+/// What time asks for.
+enum Beat {
+    Ping,
+    Dead,
+    NoFirstMessage,
+    Nothing,
+}
+
+impl Pulse {
+    /// When to look next, at the latest.
+    fn deadline(&self) -> Duration {
+        let dead = self.last_frame + self.liveness.timeout;
+        let first = self.first_message_by.unwrap_or(dead);
+        dead.min(self.next_ping).min(first)
+    }
+
+    fn beat(&mut self, now: Duration) -> Beat {
+        if now >= self.last_frame + self.liveness.timeout {
+            Beat::Dead
+        } else if self.first_message_by.is_some_and(|by| now >= by) {
+            Beat::NoFirstMessage
+        } else if now >= self.next_ping {
+            self.next_ping = now + self.liveness.ping_interval;
+            Beat::Ping
+        } else {
+            Beat::Nothing
+        }
+    }
+}
+
+impl<'a, D: Dialect> Session<'a, D> {
+    pub fn new(
+        socket: Socket,
+        outbox: &'a Outbox,
+        dialect: D,
+        clock: Clock,
+        token: Token,
+        limits: &ConnectionLimits,
+        liveness: &Liveness,
+    ) -> Session<'a, D> {
+        let now = clock.running();
+        let (sink, stream) = socket.split();
+        Session {
+            sink,
+            stream,
+            outbox,
+            dialect,
+            clock,
+            token,
+            ahead: VecDeque::new(),
+            in_flight: None,
+            fed: 0,
+            unflushed: false,
+            probes: Vec::new(),
+            pulse: Pulse {
+                liveness: liveness.clone(),
+                last_frame: now,
+                next_ping: now + liveness.ping_interval,
+                first_message_by: Some(now + limits.first_message_timeout),
+            },
+        }
+    }
+
+    /// Until the socket has ended.
+    pub async fn run(mut self, greeting: Utf8Bytes) -> Ended {
+        let mut stopping = false;
+        let mut alarm = Box::pin(sleep_until(self.clock.clone(), self.pulse.deadline()));
+        if self.feed_text(greeting).await.is_err() {
+            return Ended::at_once(Ending::Failed);
+        }
+        loop {
+            if let Err(close) = self.work().await {
+                return self.finish(close).await;
+            }
+            if stopping && self.in_flight.is_none() && self.ahead.is_empty() {
+                return self.finish(Close::SHUTDOWN).await;
+            }
+            let may_read = self.ahead.len() < READ_AHEAD && !stopping;
+            tokio::select! {
+                biased;
+                answer = async { self.in_flight.as_mut().expect("checked by the guard").await }, if self.in_flight.is_some() => {
+                    self.in_flight = None;
+                    if self.feed_text(answer.into()).await.is_err() {
+                        return Ended::at_once(Ending::Failed);
+                    }
+                }
+                () = self.outbox.woken() => {
+                    let taken = self.outbox.take();
+                    if let Some(close) = taken.close {
+                        return self.finish(close).await;
+                    }
+                    if !taken.probes.is_empty() && self.probe(taken.probes).await.is_err() {
+                        return Ended::at_once(Ending::Failed);
+                    }
+                }
+                frame = self.stream.next(), if may_read => match self.received(frame) {
+                    Ok(()) => {}
+                    Err(None) => return Ended::at_once(Ending::Closed),
+                    Err(Some(close)) => return self.finish(close).await,
+                },
+                flushed = self.sink.flush(), if self.unflushed => {
+                    if flushed.is_err() {
+                        return Ended::at_once(Ending::Failed);
+                    }
+                    self.outbox.sent(std::mem::take(&mut self.fed));
+                    self.unflushed = false;
+                }
+                () = alarm.as_mut() => {
+                    match self.pulse.beat(self.clock.running()) {
+                        Beat::Dead => return Ended::at_once(Ending::Silent),
+                        Beat::NoFirstMessage => return self.finish(NO_FIRST_MESSAGE).await,
+                        Beat::Ping => if self.feed(Message::Ping(Bytes::new())).await.is_err() {
+                            return Ended::at_once(Ending::Failed);
+                        },
+                        Beat::Nothing => {}
+                    }
+                    alarm.set(sleep_until(self.clock.clone(), self.pulse.deadline()));
+                }
+                () = self.token.stopped(), if !stopping => stopping = true,
+            }
+        }
+    }
+
+    /// Handles what was read, one message at a time, and feeds what others have sent, while the socket takes it.
+    async fn work(&mut self) -> Result<(), Close> {
+        let failed = |_| Close { ending: Ending::Failed, ..BROKEN };
+        while self.fed < ENOUGH_UNSENT
+            && let Some(text) = self.outbox.next()
+        {
+            let bytes = text.len();
+            self.feed(Message::Text(text)).await.map_err(failed)?;
+            self.fed += bytes;
+        }
+        while self.in_flight.is_none()
+            && self.fed < ENOUGH_UNSENT
+            && let Some(message) = self.ahead.pop_front()
+        {
+            match self.dialect.handle(message) {
+                Reaction::Answer(answer) => self.feed_text(answer.into()).await.map_err(failed)?,
+                Reaction::Later(mut answer) => match answer.as_mut().now_or_never() {
+                    Some(answer) => self.feed_text(answer.into()).await.map_err(failed)?,
+                    None => self.in_flight = Some(answer),
+                },
+                Reaction::Close(close) => return Err(close),
+            }
+        }
+        Ok(())
+    }
+
+    async fn feed_text(&mut self, text: Utf8Bytes) -> Result<(), Error> {
+        let bytes = text.len();
+        self.outbox.count(bytes);
+        self.fed += bytes;
+        self.feed(Message::Text(text)).await
+    }
+
+    async fn feed(&mut self, message: Message) -> Result<(), Error> {
+        self.unflushed = true;
+        self.sink.feed(message).await
+    }
+
+    /// Asks the peer for a sign of life; when so much is unread that no pong could be seen, the peer is alive and it is
+    /// this side that is behind.
+    async fn probe(&mut self, probes: Vec<oneshot::Sender<()>>) -> Result<(), Error> {
+        self.probes.extend(probes);
+        if self.ahead.len() >= READ_AHEAD {
+            self.answer_probes();
+        }
+        self.feed(Message::Ping(Bytes::new())).await
+    }
+
+    fn answer_probes(&mut self) {
+        for probe in self.probes.drain(..) {
+            // Whoever asked may have stopped waiting.
+            let _ = probe.send(());
+        }
+    }
+
+    /// One frame or the end of them: `Err(None)` is an end that needs no close of ours.
+    fn received(&mut self, frame: Option<Result<Message, Error>>) -> Result<(), Option<Close>> {
+        let message = match frame {
+            None => return Err(None),
+            Some(Ok(message)) => message,
+            Some(Err(Error::Capacity(_))) => return Err(Some(TOO_LARGE)),
+            Some(Err(Error::Utf8(_))) => return Err(Some(NOT_TEXT)),
+            Some(Err(Error::Protocol(_))) => return Err(Some(BROKEN)),
+            Some(Err(_)) => return Err(None),
+        };
+        self.pulse.last_frame = self.clock.running();
+        self.answer_probes();
+        let incoming = match message {
+            Message::Text(text) => Some(text),
+            Message::Binary(bytes) => Utf8Bytes::try_from(bytes).ok(),
+            // Pongs go out and close frames are answered by tungstenite with the next flush or read.
+            Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => {
+                self.unflushed = true;
+                return Ok(());
+            }
+        };
+        self.pulse.first_message_by = None;
+        self.ahead.push_back(incoming);
+        Ok(())
+    }
+
+    /// Sends what is queued and the close frame.
+    async fn finish(mut self, close: Close) -> Ended {
+        let closing = async {
+            if close.ending != Ending::SlowConsumer {
+                while let Some(text) = self.outbox.next() {
+                    self.sink.feed(Message::Text(text)).await?;
+                }
+            }
+            let frame = CloseFrame { code: close.code.into(), reason: Utf8Bytes::from_static(close.reason) };
+            self.sink.send(Message::Close(Some(frame))).await
+        };
+        match timeout(CLOSING, closing).await {
+            Ok(Ok(())) => Ended { how: close.ending, closing: self.stream.reunite(self.sink).ok() },
+            _ => Ended::at_once(close.ending),
+        }
+    }
+}
+
+/// How a socket has ended, and what is left of it while the peer reads its close frame.
+pub struct Ended {
+    pub how: Ending,
+    closing: Option<Socket>,
+}
+
+impl Ended {
+    fn at_once(how: Ending) -> Ended {
+        Ended { how, closing: None }
+    }
+
+    /// Waits for the peer's answer to the close. What is still arriving is read and thrown away: closing a connection
+    /// with unread input would take the close frame back from under way.
+    pub async fn linger(self) {
+        let Some(mut socket) = self.closing else { return };
+        if self.how == Ending::TooLarge || self.how == Ending::NotText {
+            let mut left = THROWN_AWAY;
+            let mut buffer = vec![0; 16 * 1024];
+            while let Ok(Ok(read @ 1..)) = timeout(CLOSING, socket.get_mut().read(&mut buffer)).await
+                && left > 0
+            {
+                left = left.saturating_sub(read);
+            }
+        } else {
+            let answered = async { while let Some(Ok(_)) = socket.next().await {} };
+            // A peer that does not answer the close is left all the same.
+            let _ = timeout(CLOSING, answered).await;
+        }
+    }
+}
+
+async fn sleep_until(clock: Clock, deadline: Duration) {
+    clock.sleep_until(deadline).await;
+}

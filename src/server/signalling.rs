@@ -1,0 +1,132 @@
+//! The signalling dialect's sessions (protocol: signalling).
+//!
+//! Owns which message goes where and the socket's rate. Must not know registries: it asks the engine.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
+use super::App;
+use super::drain::Token;
+use super::limiter::{Limiter, Verdict};
+use super::session::{Dialect, Incoming, Reaction, Session};
+use super::upgrade::Socket;
+use crate::engine::Engine;
+use crate::id::SocketId;
+use crate::limits::{Limits, READ_BUFFER_BYTES, WRITE_BUFFER_BYTES};
+use crate::live::outbox::Close;
+use crate::metrics::{Ending, EndingLabel, ErrorLabel, MessageLabel, Metrics};
+use crate::wire::Refusal;
+use crate::wire::signalling::{ClientMessage, ServerMessage, decode, encode};
+
+const RATE_LIMITED: Refusal = Refusal::of("rate_limited", "Rate limit exceeded. Please slow down.");
+const ABUSE: Close = Close { code: 1008, reason: "rate limit exceeded", ending: Ending::Abuse };
+
+pub fn config(limits: &Limits) -> WebSocketConfig {
+    let largest = limits.connections.max_message_bytes;
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
+        .max_message_size(Some(largest))
+        .max_frame_size(Some(largest))
+}
+
+/// One socket from its upgrade to its end.
+pub async fn serve(socket: Socket, app: Arc<App>, address: IpAddr, token: Token) {
+    let joined = app.engine.join(address);
+    app.metrics.connections.inc();
+    let open = Open(app.clone());
+    let dialect = Signalling {
+        limiter: Limiter::new(app.limits.connections.messages_per_minute, app.clock.clone()),
+        socket: joined.outbox.socket,
+        app: app.clone(),
+    };
+    let (limits, clock) = (&app.limits, app.clock.clone());
+    let session =
+        Session::new(socket, &joined.outbox, dialect, clock, token, &limits.connections, &limits.liveness);
+    let ended = session.run(app.server_info.clone()).await;
+    app.metrics.ended.get_or_create(&EndingLabel { reason: ended.how }).inc();
+    tracing::debug!(socket = joined.outbox.socket.0, how = ?ended.how, "a socket ended");
+    // The id is free before the peer has read why.
+    drop((joined, open));
+    ended.linger().await;
+}
+
+/// Counts a socket as open until it is dropped.
+struct Open(Arc<App>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.metrics.connections.dec();
+    }
+}
+
+struct Signalling {
+    app: Arc<App>,
+    socket: SocketId,
+    limiter: Limiter,
+}
+
+impl Dialect for Signalling {
+    fn handle(&mut self, message: Incoming) -> Reaction {
+        let metrics = &self.app.metrics;
+        match self.limiter.check() {
+            Verdict::Pass => {}
+            Verdict::Drop => return Reaction::Answer(answer(metrics, RATE_LIMITED.into())),
+            Verdict::Close => return Reaction::Close(ABUSE),
+        }
+        let message = match decode(message.as_deref(), &self.app.limits.rendezvous) {
+            Ok(message) => message,
+            Err(refusal) => {
+                metrics.messages.get_or_create(&MessageLabel { r#type: "invalid" }).inc();
+                return Reaction::Answer(answer(metrics, refusal.into()));
+            }
+        };
+        metrics.messages.get_or_create(&MessageLabel { r#type: message.kind() }).inc();
+        match message {
+            ClientMessage::Ping => Reaction::Answer(encode(&ServerMessage::Pong {})),
+            ClientMessage::Heartbeat => {
+                Reaction::Answer(encode(&ServerMessage::HeartbeatAck { timestamp: self.app.clock.now() }))
+            }
+            ClientMessage::Register(request) => {
+                self.ask(|it, socket| async move { it.register(socket, request).await })
+            }
+            ClientMessage::RegisterCode(request) => {
+                self.ask(|it, socket| async move { it.register_code(socket, request).await })
+            }
+            ClientMessage::UpdateLoad(request) => {
+                self.ask(|it, socket| async move { it.update_load(socket, request).await })
+            }
+            ClientMessage::GetRelays(request) => {
+                self.ask(|it, _| async move { it.get_relays(request).await })
+            }
+            ClientMessage::RegisterRendezvous(request) => {
+                self.ask(|it, socket| async move { it.register_rendezvous(socket, request).await })
+            }
+        }
+    }
+}
+
+impl Signalling {
+    fn ask<F: Future<Output = ServerMessage> + Send + 'static>(
+        &self,
+        request: impl FnOnce(Engine, SocketId) -> F,
+    ) -> Reaction {
+        let metrics = self.app.metrics.clone();
+        let asked = request(self.app.engine.clone(), self.socket);
+        Reaction::Later(Box::pin(async move { answer(&metrics, asked.await) }))
+    }
+}
+
+/// Encodes an answer; a refusal is counted.
+fn answer(metrics: &Metrics, message: ServerMessage) -> String {
+    if let ServerMessage::Error(refusal) = &message {
+        let code = match &refusal.code {
+            std::borrow::Cow::Borrowed(code) => code,
+            std::borrow::Cow::Owned(_) => "other",
+        };
+        metrics.errors.get_or_create(&ErrorLabel { code }).inc();
+    }
+    encode(&message)
+}

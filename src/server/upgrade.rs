@@ -1,0 +1,49 @@
+//! From an HTTP request to a WebSocket.
+//!
+//! Owns the handshake, made by tungstenite itself rather than through axum's extractor: a session must be able to read
+//! and throw away what is still arriving before it closes, and for that it needs the stream (docs/architecture.md).
+//! Must not know who may connect or what is spoken.
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::header::{CONNECTION, UPGRADE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+
+pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+/// Whether a request wants to become a WebSocket.
+pub fn is_asked(headers: &HeaderMap) -> bool {
+    let names = |name, wanted: &str| {
+        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|line| line.split(',')).any(|word| word.trim().eq_ignore_ascii_case(wanted))
+    };
+    names(CONNECTION, "upgrade") && names(UPGRADE, "websocket")
+}
+
+/// Answers the handshake and runs `serve` on the socket in a task of its own; a malformed handshake is a 400.
+pub fn accept<F: Future<Output = ()> + Send>(
+    mut request: Request,
+    config: WebSocketConfig,
+    serve: impl FnOnce(Socket) -> F + Send + 'static,
+) -> Result<Response, Response> {
+    let response = create_response_with_body(&request, Body::empty)
+        .map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()).into_response())?;
+    let upgrading = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        match upgrading.await {
+            Ok(stream) => {
+                let socket =
+                    WebSocketStream::from_raw_socket(TokioIo::new(stream), Role::Server, Some(config));
+                serve(socket.await).await;
+            }
+            Err(error) => tracing::debug!(%error, "an upgrade did not happen"),
+        }
+    });
+    Ok(response)
+}

@@ -1,0 +1,126 @@
+//! What a request changes: rows to write and to remove, kept together until they are one transaction.
+//!
+//! Owns the rule that whoever writes a lease writes its index row in the same batch, and that every lease is named
+//! by exactly one index row, at or before its end. Must not know the registries' rules.
+
+use sled::IVec;
+
+use super::key::{self, HELD, INDEX, LeaseKey};
+use super::record::{self, Amendment, Record};
+use crate::clock::Millis;
+use crate::id::Kind;
+
+/// Where the expiry index has a lease. The registries keep it beside the lease, so that no request reads the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Indexed(Millis);
+
+impl Indexed {
+    /// Ends with its holder.
+    pub const HELD: Indexed = Indexed(HELD);
+
+    pub fn at(at: Millis) -> Indexed {
+        Indexed(at)
+    }
+
+    pub fn millis(self) -> Millis {
+        self.0
+    }
+}
+
+pub(super) struct Row {
+    pub tree: &'static str,
+    pub key: IVec,
+    /// `None` removes.
+    pub value: Option<IVec>,
+}
+
+/// All rows of one or more requests, in order.
+#[derive(Default)]
+pub struct Changes {
+    pub(super) rows: Vec<Row>,
+    /// The earliest index row among them, held ones left out.
+    pub(super) earliest: Option<Millis>,
+}
+
+impl Changes {
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// How many rows this writes or removes.
+    pub fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// When the earliest lease among these may end.
+    pub fn earliest(&self) -> Option<Millis> {
+        self.earliest
+    }
+
+    /// Writes a lease for the first time.
+    pub fn put_new<R: Record>(&mut self, key: &LeaseKey, record: &R, end: Indexed) {
+        self.write(key, record, end);
+        self.index(key, end);
+    }
+
+    /// Writes a lease again where it is indexed at or before its end: the index stays as it is.
+    pub fn put_again<R: Record>(&mut self, key: &LeaseKey, record: &R, indexed: Indexed) {
+        self.write(key, record, indexed);
+    }
+
+    /// Removes a lease and its index row.
+    pub fn remove(&mut self, key: &LeaseKey, indexed: Indexed) {
+        self.push(key::tree_name(key.kind), key.bytes.clone(), None);
+        self.unindex(key, indexed);
+    }
+
+    /// Removes a registration, its amendment if it has one, and its index row.
+    pub fn remove_registration(&mut self, sequence: u64, amended: bool, indexed: Indexed) {
+        self.remove(&LeaseKey::registration(sequence), indexed);
+        if amended {
+            self.push(key::tree_name(Kind::Registration), key::amendment(sequence), None);
+        }
+    }
+
+    /// Writes what a registration has lost; where its next end has moved, its index row moves along.
+    pub fn amend(&mut self, sequence: u64, amendment: &Amendment, from: Indexed, to: Indexed) {
+        let value = record::encode(amendment, to.0);
+        self.push(key::tree_name(Kind::Registration), key::amendment(sequence), Some(value.into()));
+        if from != to {
+            let key = LeaseKey::registration(sequence);
+            self.unindex(&key, from);
+            self.index(&key, to);
+        }
+    }
+
+    fn write<R: Record>(&mut self, key: &LeaseKey, record: &R, indexed: Indexed) {
+        let value = record::encode(record, indexed.0);
+        self.push(key::tree_name(key.kind), key.bytes.clone(), Some(value.into()));
+    }
+
+    fn index(&mut self, key: &LeaseKey, at: Indexed) {
+        if at.0 != HELD {
+            self.earliest = Some(self.earliest.map_or(at.0, |earliest| earliest.min(at.0)));
+        }
+        self.push(INDEX, key.index_row(at.0), Some(IVec::default()));
+    }
+
+    fn unindex(&mut self, key: &LeaseKey, at: Indexed) {
+        self.push(INDEX, key.index_row(at.0), None);
+    }
+
+    fn push(&mut self, tree: &'static str, key: IVec, value: Option<IVec>) {
+        self.rows.push(Row { tree, key, value });
+    }
+
+    /// The registrations removed by these, with their record where these wrote it too.
+    pub(super) fn removed_registrations(&self) -> impl Iterator<Item = (u64, Option<&IVec>)> {
+        let of_registrations = |row: &&Row| row.tree == key::tree_name(Kind::Registration);
+        let rows = self.rows.iter().filter(of_registrations);
+        rows.filter(|row| row.value.is_none()).filter_map(move |row| {
+            let sequence = row.key.as_ref().try_into().ok().map(u64::from_be_bytes)?;
+            let written = self.rows.iter().filter(of_registrations).filter(|other| other.key == row.key);
+            Some((sequence, written.filter_map(|other| other.value.as_ref()).next()))
+        })
+    }
+}

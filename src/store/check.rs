@@ -1,0 +1,98 @@
+//! The consistency check: every lease indexed exactly once at or before its end, no index row without a lease, every
+//! row decodes, the schema is ours.
+//!
+//! Owns the list of what can be wrong. Must not know how to mend it.
+
+use std::collections::HashMap;
+
+use super::key::{self, INDEX, LeaseKey};
+use super::{Store, StoreError, Undecodable, guarded};
+use crate::clock::Millis;
+use crate::id::Kind;
+
+/// Something that should not be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    #[error("{kind} {key}: the row does not decode: {reason}")]
+    Undecodable { kind: &'static str, key: String, reason: Undecodable },
+    #[error("{kind} {key}: no index row at {at}")]
+    NotIndexed { kind: &'static str, key: String, at: Millis },
+    #[error("{kind} {key}: indexed at {at}, after its end {end}")]
+    IndexedLate { kind: &'static str, key: String, at: Millis, end: Millis },
+    #[error("{kind} {key}: an index row at {at} that names no lease or a second time")]
+    StrayIndexRow { kind: &'static str, key: String, at: Millis },
+    #[error("an index row that is malformed: {0}")]
+    MalformedIndexRow(String),
+}
+
+/// What a check saw.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    pub leases: HashMap<&'static str, usize>,
+    pub index_rows: usize,
+    pub problems: Vec<Problem>,
+}
+
+impl Report {
+    pub fn is_clean(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
+impl Store {
+    /// Reads everything once. Meant for a store that nobody writes to meanwhile.
+    pub fn check(&self) -> Result<Report, StoreError> {
+        guarded(|| {
+            let mut report = Report::default();
+            let index = self.tree(INDEX)?;
+            // Where each lease says that it is indexed; an undecodable one may be indexed anywhere.
+            let mut expected: HashMap<LeaseKey, Option<Millis>> = HashMap::new();
+            for kind in Kind::ALL {
+                let mut failed = None;
+                self.each_raw(kind, &mut |raw| {
+                    *report.leases.entry(kind.name()).or_default() += 1;
+                    let (kind, key) = (kind.name(), raw.key.text());
+                    let row = match raw.decode() {
+                        Ok(row) => row,
+                        Err(reason) => {
+                            report.problems.push(Problem::Undecodable { kind, key, reason });
+                            expected.insert(raw.key.clone(), None);
+                            return;
+                        }
+                    };
+                    let at = row.indexed();
+                    if let Some(end) = row.end().filter(|end| at > *end) {
+                        report.problems.push(Problem::IndexedLate { kind, key: key.clone(), at, end });
+                    }
+                    match index.contains_key(raw.key.index_row(at)) {
+                        Ok(true) => {}
+                        Ok(false) => report.problems.push(Problem::NotIndexed { kind, key, at }),
+                        Err(error) => failed = Some(error),
+                    }
+                    expected.insert(raw.key.clone(), Some(at));
+                })?;
+                if let Some(error) = failed {
+                    return Err(error.into());
+                }
+            }
+            for row in index.iter().keys() {
+                let row = row?;
+                report.index_rows += 1;
+                let Some((at, key)) = key::parse_index_row(&row) else {
+                    report.problems.push(Problem::MalformedIndexRow(key::hex(&row)));
+                    continue;
+                };
+                match expected.get(&key) {
+                    Some(None) => {}
+                    Some(Some(indexed)) if *indexed == at => {}
+                    _ => report.problems.push(Problem::StrayIndexRow {
+                        kind: key.kind().name(),
+                        key: key.text(),
+                        at,
+                    }),
+                }
+            }
+            Ok(report)
+        })
+    }
+}

@@ -1,0 +1,109 @@
+//! Schema versions: numbered steps, each atomic, and a copy of the store kept before the first step of an upgrade.
+//!
+//! Owns the schema number in `meta` and the order of the steps; the steps themselves are in `migrations/`. Must not
+//! know what the registries do with the rows.
+
+use std::path::{Path, PathBuf};
+
+use sled::{Batch, Db, Transactional, Tree};
+
+use super::key::{META, SCHEMA as SCHEMA_KEY};
+use super::{OpenError, StoreError, disk::Disk, guarded, open_sled};
+
+#[path = "../../migrations/0001_leases.rs"]
+mod m0001;
+
+/// All steps, in order.
+pub(super) const STEPS: &[Migration] = &[m0001::MIGRATION];
+
+/// The schema that this version reads and writes.
+pub const SCHEMA: u32 = STEPS.len() as u32;
+
+/// One step: what it changes, tree by tree, given the store as the step before left it.
+#[derive(Clone, Copy)]
+pub struct Migration {
+    pub name: &'static str,
+    pub plan: fn(&Db) -> Result<Vec<(Tree, Batch)>, sled::Error>,
+}
+
+/// Brings a store to the newest of `steps`; a store that is newer than these is refused.
+pub(super) fn run(db: Db, path: &Path, steps: &[Migration]) -> Result<Db, OpenError> {
+    let damaged = |error: StoreError| OpenError::Damaged { path: path.to_owned(), reason: error.to_string() };
+    let found = guarded(|| schema_of(&db)).map_err(damaged)?;
+    let known = steps.len() as u32;
+    if found > known {
+        return Err(OpenError::NewerSchema { path: path.to_owned(), found, known });
+    }
+    if found > 0 && found < known {
+        let copy = copy_path(path, found);
+        tracing::info!(from = found, to = known, copy = %copy.display(), "upgrading the store; a copy is kept");
+        keep_copy(&db, &copy)?;
+    }
+    for number in found..known {
+        guarded(|| apply(&db, path, number + 1, &steps[number as usize])).map_err(damaged)?;
+    }
+    Ok(db)
+}
+
+/// 0 is a store that has just been made.
+fn schema_of(db: &Db) -> Result<u32, StoreError> {
+    match db.open_tree(META)?.get(SCHEMA_KEY)? {
+        None => Ok(0),
+        Some(row) => match row.as_ref().try_into() {
+            Ok(bytes) => Ok(u32::from_be_bytes(bytes)),
+            Err(_) => Err(StoreError::Disk(std::io::Error::other("the schema number is malformed"))),
+        },
+    }
+}
+
+/// One transaction: the step's changes and the schema number.
+fn apply(db: &Db, path: &Path, number: u32, step: &Migration) -> Result<(), StoreError> {
+    let mut plan = (step.plan)(db)?;
+    let mut meta = Batch::default();
+    meta.insert(SCHEMA_KEY, &number.to_be_bytes());
+    plan.push((db.open_tree(META)?, meta));
+    let trees: Vec<Tree> = plan.iter().map(|(tree, _)| tree.clone()).collect();
+    let done = trees[..].transaction(|views| {
+        for (view, (_, batch)) in views.iter().zip(&plan) {
+            view.apply_batch(batch)?;
+        }
+        Ok(())
+    });
+    done.map_err(|error: sled::transaction::TransactionError<()>| match error {
+        sled::transaction::TransactionError::Storage(error) => error,
+        sled::transaction::TransactionError::Abort(()) => unreachable!("the closure never aborts"),
+    })?;
+    db.flush()?;
+    Disk::open(path)?.sync()?;
+    tracing::info!(schema = number, step = step.name, "store migrated");
+    Ok(())
+}
+
+fn copy_path(path: &Path, schema: u32) -> PathBuf {
+    path.with_file_name(format!(
+        "{}.schema-{schema}",
+        path.file_name().map_or_else(|| "store".into(), |name| name.to_string_lossy())
+    ))
+}
+
+/// Copies all rows into a fresh store under another name first, so that a copy under its final name is whole.
+fn keep_copy(db: &Db, copy: &Path) -> Result<(), OpenError> {
+    if copy.exists() {
+        return Ok(());
+    }
+    let unfinished = copy.with_extension("unfinished");
+    let io = |source| OpenError::Io { path: unfinished.clone(), source };
+    if unfinished.exists() {
+        std::fs::remove_dir_all(&unfinished).map_err(io)?;
+    }
+    let fresh = open_sled(&unfinished)?;
+    let copied = guarded(|| {
+        fresh.import(db.export());
+        fresh.flush()?;
+        Ok(Disk::open(&unfinished)?.sync()?)
+    });
+    copied.map_err(|error| OpenError::Damaged { path: unfinished.clone(), reason: error.to_string() })?;
+    drop(fresh);
+    std::fs::rename(&unfinished, copy).map_err(io)?;
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! The store: sled, and everything sled 0.34 wants from who uses it (docs/storage.md lists it).
+//!
+//! Owns opening, atomic commits, flushes that survive a power cut, and folding the rows back. This folder is the only
+//! place that names sled and bincode. Must not know who asks or what the registries' rules are.
+
+mod changes;
+mod check;
+mod disk;
+mod faults;
+mod key;
+mod migrate;
+mod payloads;
+mod read;
+mod record;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use sled::{Batch, Transactional, Tree};
+
+pub use changes::{Changes, Indexed};
+pub use check::{Problem, Report};
+pub use faults::Faults;
+pub use key::{HELD, LeaseKey};
+pub use migrate::{Migration, SCHEMA};
+pub use payloads::{DropRef, Pinned, Pins};
+pub use read::{Due, Folded, Row};
+pub use record::{Amendment, PointRecord, RegistrationRecord, RelayRecord, Undecodable};
+
+use crate::id::Kind;
+use disk::Disk;
+
+/// Why a store cannot be opened. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("the store {} is in use by another process: stop that waypost first, or choose another --data-dir", .0.display())]
+    InUse(PathBuf),
+    #[error(
+        "the store {} has schema {found}, written by a newer waypost; this one knows schema {known}: \
+         run the newer version, or restore the copy that its upgrade kept beside the store",
+        .path.display()
+    )]
+    NewerSchema { path: PathBuf, found: u32, known: u32 },
+    #[error(
+        "the store {} is damaged ({reason}): move the directory away and start again with a backup of it, \
+         or with an empty one",
+        .path.display()
+    )]
+    Damaged { path: PathBuf, reason: String },
+    #[error("the store {} cannot be used: {source}: check that the directory exists and is writable, and that the disk has space", .path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+}
+
+/// Why a read, a commit or a flush failed. The store is to be closed and opened anew.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("sled: {0}")]
+    Sled(#[from] sled::Error),
+    #[error("disk: {0}")]
+    Disk(#[from] std::io::Error),
+    #[error("sled panicked: {0}")]
+    Panicked(String),
+    #[error("a fault injected by a test")]
+    Injected,
+}
+
+/// An open store. One process holds it at a time.
+pub struct Store {
+    db: sled::Db,
+    disk: Disk,
+    faults: Faults,
+    boot: u64,
+}
+
+impl Store {
+    /// Opens or makes the store in `path`, brings it to this version's schema, and counts one more boot.
+    pub fn open(path: &Path, faults: Faults) -> Result<Store, OpenError> {
+        Store::open_with(path, faults, migrate::STEPS)
+    }
+
+    /// As [`Store::open`], with other migrations than the built-in ones: for testing the machinery.
+    pub fn open_with(path: &Path, faults: Faults, steps: &[Migration]) -> Result<Store, OpenError> {
+        let mut store = Store::open_again(path, faults, steps)?;
+        let damaged =
+            |error: StoreError| OpenError::Damaged { path: path.to_owned(), reason: error.to_string() };
+        store.boot = guarded(|| store.count_boot()).map_err(damaged)?;
+        Ok(store)
+    }
+
+    /// Opens the store within a boot, after a failure.
+    pub fn reopen(path: &Path, faults: Faults, boot: u64) -> Result<Store, OpenError> {
+        Ok(Store { boot, ..Store::open_again(path, faults, migrate::STEPS)? })
+    }
+
+    fn open_again(path: &Path, faults: Faults, steps: &[Migration]) -> Result<Store, OpenError> {
+        let io = |source| OpenError::Io { path: path.to_owned(), source };
+        disk::prepare(path).map_err(io)?;
+        let db = open_sled(path)?;
+        let db = migrate::run(db, path, steps)?;
+        let disk = Disk::open(path).map_err(io)?;
+        Ok(Store { db, disk, faults, boot: 0 })
+    }
+
+    fn count_boot(&self) -> Result<u64, StoreError> {
+        let meta = self.tree(key::META)?;
+        let last =
+            meta.get(key::BOOT)?.and_then(|row| row.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes);
+        meta.insert(key::BOOT, &(last + 1).to_be_bytes())?;
+        self.db.flush()?;
+        self.disk.sync()?;
+        Ok(last + 1)
+    }
+
+    /// How often this store has been opened, this time included.
+    pub fn boot(&self) -> u64 {
+        self.boot
+    }
+
+    /// Applies all changes or none, as one transaction of one batch per tree. Durable only after [`Store::flush`].
+    pub fn commit(&self, changes: &Changes) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.faults.on_write()?;
+        let mut batches: Vec<(&'static str, Batch)> = Vec::with_capacity(3);
+        for row in &changes.rows {
+            let at = batches.iter().position(|(tree, _)| *tree == row.tree).unwrap_or_else(|| {
+                batches.push((row.tree, Batch::default()));
+                batches.len() - 1
+            });
+            match &row.value {
+                Some(value) => batches[at].1.insert(row.key.clone(), value.clone()),
+                None => batches[at].1.remove(row.key.clone()),
+            }
+        }
+        let trees = batches.iter().map(|(tree, _)| self.tree(tree)).collect::<Result<Vec<Tree>, _>>()?;
+        guarded(|| {
+            let done = trees[..].transaction(|views| {
+                for (view, (_, batch)) in views.iter().zip(&batches) {
+                    view.apply_batch(batch)?;
+                }
+                Ok(())
+            });
+            done.map_err(|error: sled::transaction::TransactionError<()>| match error {
+                sled::transaction::TransactionError::Storage(error) => StoreError::Sled(error),
+                sled::transaction::TransactionError::Abort(()) => unreachable!("the closure never aborts"),
+            })
+        })
+    }
+
+    /// Puts every commit so far on the disk itself. sled's own flush does not: see docs/storage.md.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        self.faults.on_flush()?;
+        guarded(|| {
+            self.db.flush()?;
+            Ok(self.disk.sync()?)
+        })
+    }
+
+    /// Bytes that the store takes on the disk.
+    pub fn size_on_disk(&self) -> u64 {
+        self.disk.size()
+    }
+
+    fn tree(&self, name: &str) -> Result<Tree, StoreError> {
+        Ok(self.db.open_tree(name)?)
+    }
+
+    fn lease_tree(&self, kind: Kind) -> Result<Tree, StoreError> {
+        self.tree(key::tree_name(kind))
+    }
+}
+
+/// Opens sled itself: clears what a kill inside an earlier open left, waits for a lock that is released late, and
+/// turns a panic inside sled into an error.
+fn open_sled(path: &Path) -> Result<sled::Db, OpenError> {
+    const TRIES: u32 = 20;
+    let config = sled::Config::new()
+        .path(path)
+        .cache_capacity(crate::limits::STORE_CACHE_BYTES)
+        .flush_every_ms(None)
+        .print_profile_on_drop(false);
+    let mut tries = 0;
+    loop {
+        let reason = match guarded(|| Ok(config.open()?)) {
+            Ok(db) => return Ok(db),
+            Err(StoreError::Sled(sled::Error::Io(error)))
+                if error.to_string().contains("could not acquire lock") =>
+            {
+                tries += 1;
+                if tries > TRIES {
+                    return Err(OpenError::InUse(path.to_owned()));
+                }
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                continue;
+            }
+            Err(StoreError::Sled(sled::Error::Io(source))) => {
+                return Err(OpenError::Io { path: path.to_owned(), source });
+            }
+            Err(error) => error.to_string(),
+        };
+        return Err(OpenError::Damaged { path: path.to_owned(), reason });
+    }
+}
+
+/// Runs something that may panic inside sled.
+fn guarded<T>(run: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
+        Err(StoreError::Panicked(text.unwrap_or_default()))
+    })
+}

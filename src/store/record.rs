@@ -1,0 +1,171 @@
+//! What a row says: records and their bytes.
+//!
+//! Owns the codec (the only place that names bincode) and the layout of every record. A row is `version (u8) ·
+//! where the index has it (u64, big-endian milliseconds) · the record`; trailing bytes are an error. Must not know
+//! keys or trees.
+
+use std::borrow::Cow;
+
+use bincode::Options;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Millis;
+
+/// A row that does not decode.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Undecodable {
+    #[error("version {0} is not known")]
+    Version(u8),
+    #[error("cut short")]
+    Short,
+    #[error("{0}")]
+    Codec(String),
+}
+
+/// A record with its version. A change of layout is a new version and a migration.
+pub trait Record: Serialize {
+    const VERSION: u8 = 1;
+}
+
+/// A relay entry. It ends with its holder: see `boot`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RelayRecord {
+    /// The boot in which its holder was last known to live. An older one counts for the restart grace only.
+    pub boot: u64,
+    pub public_key: Option<String>,
+    pub max_connections: u32,
+    pub connected: f64,
+    pub registered_at: Millis,
+    /// SHA-256 of the resume token.
+    pub resume: [u8; 32],
+}
+
+impl Record for RelayRecord {}
+
+/// One `register_rendezvous`: written once, amended by an [`Amendment`] beside it, deleted with it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RegistrationRecord<'a> {
+    /// The boot its tokens were live in. An older one counts for the restart grace only.
+    pub boot: u64,
+    #[serde(borrow)]
+    pub peer: Cow<'a, str>,
+    #[serde(borrow)]
+    pub relay_id: Cow<'a, str>,
+    pub registered_at: Millis,
+    pub points_end: Millis,
+    pub tokens_end: Millis,
+    #[serde(borrow)]
+    pub points: Vec<PointRecord<'a>>,
+    #[serde(borrow)]
+    pub tokens: Vec<Cow<'a, str>>,
+    /// Dead drops, named by position from the points.
+    #[serde(borrow)]
+    pub payloads: Vec<Cow<'a, str>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PointRecord<'a> {
+    #[serde(borrow)]
+    pub name: Cow<'a, str>,
+    pub payload: Option<u16>,
+}
+
+impl Record for RegistrationRecord<'_> {}
+
+/// What a registration has lost since it was written: points and tokens, by their position in it. Small, so that
+/// losing something never reads or rewrites the payloads.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Amendment {
+    pub points_gone: Vec<u16>,
+    pub tokens_gone: Vec<u16>,
+}
+
+impl Record for Amendment {}
+
+fn codec() -> impl Options {
+    bincode::DefaultOptions::new().with_limit(4 << 20)
+}
+
+pub(super) fn encode<R: Record>(record: &R, indexed: Millis) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(128);
+    bytes.push(R::VERSION);
+    bytes.extend_from_slice(&indexed.to_be_bytes());
+    codec()
+        .serialize_into(&mut bytes, record)
+        .expect("a record is within the limits that its request was checked against");
+    bytes
+}
+
+/// The record and where the index has it.
+pub(super) fn decode<'a, R: Record + Deserialize<'a>>(bytes: &'a [u8]) -> Result<(R, Millis), Undecodable> {
+    let (version, rest) = bytes.split_first().ok_or(Undecodable::Short)?;
+    if *version != R::VERSION {
+        return Err(Undecodable::Version(*version));
+    }
+    let (indexed, rest) = rest.split_first_chunk::<8>().ok_or(Undecodable::Short)?;
+    let record = codec().deserialize(rest).map_err(|error| Undecodable::Codec(error.to_string()))?;
+    Ok((record, u64::from_be_bytes(*indexed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn relay() -> RelayRecord {
+        RelayRecord {
+            boot: 3,
+            public_key: Some("key".into()),
+            max_connections: 20,
+            connected: 4.5,
+            registered_at: 1_700_000_000_000,
+            resume: [7; 32],
+        }
+    }
+
+    #[test]
+    fn a_record_comes_back_with_its_place_in_the_index() {
+        assert_eq!(decode::<RelayRecord>(&encode(&relay(), 99)), Ok((relay(), 99)));
+    }
+
+    #[test]
+    fn cut_flipped_and_trailing_bytes_are_errors_or_other_records_but_never_a_panic() {
+        let bytes = encode(&relay(), 99);
+        for length in 0..bytes.len() {
+            assert!(decode::<RelayRecord>(&bytes[..length]).is_err(), "cut at {length}");
+        }
+        let mut longer = bytes.clone();
+        longer.push(0);
+        assert!(decode::<RelayRecord>(&longer).is_err(), "trailing byte");
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut flipped = bytes.clone();
+                flipped[at] ^= 1 << bit;
+                let _ = decode::<RelayRecord>(&flipped);
+                let _ = decode::<RegistrationRecord>(&flipped);
+                let _ = decode::<Amendment>(&flipped);
+            }
+        }
+        assert_eq!(decode::<RelayRecord>(&[2]), Err(Undecodable::Version(2)));
+    }
+
+    /// Schema 1, byte for byte: a change here needs a migration.
+    #[test]
+    fn the_layout_of_schema_1_is_pinned() {
+        let record = RegistrationRecord {
+            boot: 1,
+            peer: "a".into(),
+            relay_id: "".into(),
+            registered_at: 2,
+            points_end: 3,
+            tokens_end: 4,
+            points: vec![PointRecord { name: "p".into(), payload: Some(0) }],
+            tokens: vec!["t".into()],
+            payloads: vec!["x".into()],
+        };
+        let bytes: [u8; 26] =
+            [1, 0, 0, 0, 0, 0, 0, 0, 4, 1, 1, b'a', 0, 2, 3, 4, 1, 1, b'p', 1, 0, 1, 1, b't', 1, 1];
+        assert_eq!(encode(&record, 4), [&bytes[..], b"x"].concat());
+        let amendment = Amendment { points_gone: vec![0], tokens_gone: vec![] };
+        assert_eq!(encode(&amendment, 3), [1, 0, 0, 0, 0, 0, 0, 0, 3, 1, 0, 0]);
+    }
+}

@@ -1,0 +1,117 @@
+//! The admin endpoint's JSON, as the daemon writes it and the CLI reads it.
+//!
+//! Owns the shapes. Must not know how they are gathered or shown.
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /admin/api/status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub server_id: String,
+    /// How often this data directory has been started.
+    pub boot: u64,
+    pub schema: u32,
+    pub uptime_seconds: u64,
+    /// Milliseconds since the Unix epoch.
+    pub now: u64,
+    /// Whether writes are taken.
+    pub ready: bool,
+    pub leases: Leases,
+    /// When the next lease ends, as far as the expiry index knows; milliseconds since the Unix epoch.
+    pub next_expiry: Option<u64>,
+    pub store: StoreStatus,
+    pub engine: EngineStatus,
+    pub connections: ConnectionCounts,
+}
+
+/// Counts by kind, and what the registrations hold.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Leases {
+    pub relay: usize,
+    pub registration: usize,
+    pub points: usize,
+    pub tokens: usize,
+    pub dead_drop_bytes: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StoreStatus {
+    pub bytes_on_disk: u64,
+    /// Rows written or removed since the start.
+    pub rows: u64,
+    pub undecodable_rows: usize,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EngineStatus {
+    /// Requests waiting for the writer now.
+    pub queue: usize,
+    pub requests: u64,
+    pub drains: u64,
+    pub writer_busy_seconds: f64,
+    pub overloaded: u64,
+    pub swept: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ConnectionCounts {
+    pub open: usize,
+    /// Distinct addresses among them (IPv6: /64 networks).
+    pub addresses: usize,
+    /// Ids held.
+    pub ids: usize,
+    pub unsent_bytes: usize,
+}
+
+/// `GET /admin/api/leases`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LeasePage {
+    pub leases: Vec<Lease>,
+    /// Where to go on; absent on the last page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
+/// One lease for inspection. Dead drops are shown by size and digest, never by content.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Lease {
+    pub kind: String,
+    pub key: String,
+    /// The id it belongs to.
+    pub peer_id: String,
+    /// Milliseconds since the Unix epoch; absent while it ends with its holder.
+    pub ends: Option<u64>,
+    /// Where the expiry index has it; 0 = ends with its holder.
+    pub indexed: u64,
+    pub record: serde_json::Value,
+}
+
+/// `POST /admin/api/sweep`: how many leases of each kind ended.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Swept {
+    pub relay: usize,
+    pub registration: usize,
+}
+
+/// `GET /admin/api/connections`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Connections {
+    pub connections: Vec<Connection>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Connection {
+    pub socket: u64,
+    pub address: String,
+    pub id: Option<String>,
+    pub age_seconds: u64,
+    pub unsent_bytes: usize,
+}
+
+/// The body of every admin failure.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AdminError {
+    pub error: String,
+    pub code: String,
+}
