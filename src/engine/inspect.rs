@@ -3,6 +3,7 @@
 //! Owns turning records into what may be shown: dead drops as size and digest, never as content, resume tokens not at all.
 //! Must not know HTTP.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use serde_json::json;
@@ -10,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Engine, Promise, Unavailable};
 use crate::id::Kind;
-use crate::store::{LeaseKey, Row, SCHEMA};
+use crate::store::{LeaseKey, Report, Row, SCHEMA};
 use crate::wire::admin::{
     Connection, ConnectionCounts, EngineStatus, Lease, LeasePage, Leases, Status, StoreStatus,
 };
@@ -24,6 +25,14 @@ pub struct LeaseQuery {
     /// The last key of the page before.
     pub after: Option<LeaseKey>,
     pub limit: usize,
+}
+
+/// What [`Engine::check`] saw.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    pub report: Report,
+    /// Whether closing and opening the store now would change any answer.
+    pub memory_agrees: bool,
 }
 
 impl Engine {
@@ -80,6 +89,21 @@ impl Engine {
     /// Brings the gauges up to date that nobody counts as it happens.
     pub fn measure(&self) {
         self.0.metrics.queue.set(self.0.waiting.load(Ordering::Relaxed) as i64);
+    }
+
+    /// Checks the store, and that folding its rows gives what memory has. The writer waits meanwhile.
+    pub async fn check(&self) -> Result<Checked, Unavailable> {
+        let shared = self.0.clone();
+        let checked = self.run(Promise::None, move |turn| {
+            let store = shared.store.read().unwrap_or_else(PoisonError::into_inner);
+            let store = store.as_ref().ok_or(Unavailable::Storage)?;
+            let checked = store.check().and_then(|report| {
+                let (folded, _) = super::writer::fold(store, shared.boot, &shared.limits)?;
+                Ok(Checked { report, memory_agrees: folded.same_as(&turn.core.registries) })
+            });
+            checked.map_err(|_| Unavailable::Storage)
+        });
+        checked.await?
     }
 
     /// One page of leases, in the order of their keys.

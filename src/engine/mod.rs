@@ -23,10 +23,10 @@ use crate::live::hub::Hub;
 use crate::live::outbox::{Budget, Close, Outbox};
 use crate::metrics::Metrics;
 use crate::registry::{Boot, Registries};
-use crate::store::{Changes, Faults, OpenError, Pins, Store};
+use crate::store::{Changes, Faults, OpenError, Pins, Store, StoreError};
 use crate::wire::Refusal;
 
-pub use inspect::LeaseQuery;
+pub use inspect::{Checked, LeaseQuery};
 
 /// What an answer promises. docs/storage.md lists who has which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,9 +159,11 @@ impl Engine {
         let Options { store: path, limits, clock, metrics, rng, faults, server_id } = options;
         let store = Store::open(&path, faults.clone())?;
         let grace = limits.relays.restart_grace.as_millis() as Millis;
-        let boot = Boot { number: store.boot(), grace_end: clock.now() + grace };
-        let (registries, undecodable) = writer::fold(&store, boot, &limits)
-            .map_err(|error| OpenError::Damaged { path: path.clone(), reason: error.to_string() })?;
+        let damaged =
+            |error: StoreError| OpenError::Damaged { path: path.clone(), reason: error.to_string() };
+        let live_since = store.live_since().map_err(damaged)?;
+        let boot = Boot { number: store.boot(), live_since, grace_end: clock.now() + grace };
+        let (registries, undecodable) = writer::fold(&store, boot, &limits).map_err(damaged)?;
         metrics.undecodable.set(undecodable as i64);
 
         let (commands, inbox) = mpsc::channel();

@@ -82,6 +82,8 @@ impl Engine {
                 self.expire(batch, &mut swept).await?;
                 after = Some(last);
             }
+            let boot = self.0.boot.number;
+            self.run(Promise::Applied, move |turn| turn.changes.live_since(boot)).await?;
         }
         Ok(swept)
     }

@@ -254,21 +254,8 @@ impl Writer {
     }
 
     fn reopen(&mut self) {
-        let boot = self.shared.boot;
-        let opened = Store::reopen(&self.path, self.faults.clone(), boot.number);
-        let folded = opened.map_err(|error| error.to_string()).and_then(|store| {
-            let (registries, undecodable) =
-                fold(&store, boot, &self.shared.limits).map_err(|error| error.to_string())?;
-            Ok((store, registries, undecodable))
-        });
-        match folded.and_then(|(store, registries, undecodable)| {
-            let (registries, changes) = self.reconcile(registries);
-            store.commit(&changes).and_then(|()| store.flush()).map_err(|error| error.to_string())?;
-            Ok((store, registries, undecodable))
-        }) {
-            Ok((store, registries, undecodable)) => {
-                self.core.registries = registries;
-                self.shared.undecodable.store(undecodable, Ordering::Relaxed);
+        match self.try_reopen() {
+            Ok(store) => {
                 *self.shared.store.write().unwrap_or_else(PoisonError::into_inner) = Some(store);
                 self.reopen_at = None;
                 self.shared.ready.store(true, Ordering::Relaxed);
@@ -281,21 +268,29 @@ impl Writer {
         }
     }
 
-    /// The store has what was flushed; the hub knows who is here. Whoever left meanwhile leaves the registries, and
-    /// relays that are here stay.
-    fn reconcile(&self, mut registries: Registries) -> (Registries, Changes) {
+    /// Opens the store from the disk and folds the registries afresh.
+    fn try_reopen(&mut self) -> Result<Store, Box<dyn std::error::Error>> {
+        let boot = self.shared.boot;
+        let store = Store::reopen(&self.path, self.faults.clone(), boot.number)?;
+        let (mut registries, undecodable) = fold(&store, boot, &self.shared.limits)?;
+        let changes = self.reconcile(&mut registries);
+        store.commit(&changes)?;
+        store.flush()?;
+        self.shared.undecodable.store(undecodable, Ordering::Relaxed);
+        self.core.registries = registries;
+        Ok(store)
+    }
+
+    /// The store has what was flushed, the hub knows who is here: whoever left meanwhile leaves the registries too.
+    fn reconcile(&self, registries: &mut Registries) -> Changes {
         let mut changes = Changes::default();
-        let old = &self.core.registries;
-        let gone = registries.relays.live_ids().chain(registries.rendezvous.live_ids());
-        let gone: Vec<_> = gone.filter(|id| !self.core.hub.is_held(id)).cloned().collect();
+        let live = registries.relays.live_ids().chain(registries.rendezvous.live_ids());
+        let gone: Vec<_> = live.filter(|id| !self.core.hub.is_held(id)).cloned().collect();
         for id in gone {
             registries.leave(&id, &mut changes);
         }
-        for id in self.core.hub.held_ids() {
-            registries.relays.carry_over(id, &old.relays, &mut changes);
-        }
-        registries.rendezvous.continue_sequence(&old.rendezvous);
-        (registries, changes)
+        registries.rendezvous.continue_sequence(&self.core.registries.rendezvous);
+        changes
     }
 }
 

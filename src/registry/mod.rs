@@ -18,6 +18,9 @@ use rendezvous::Rendezvous;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Boot {
     pub number: u64,
+    /// The earliest boot whose live records still counted when this run began: what did not come back within the grace
+    /// of an earlier start has ended for good.
+    pub live_since: u64,
     /// End of the restart grace.
     pub grace_end: Millis,
 }
@@ -25,7 +28,7 @@ pub struct Boot {
 impl Boot {
     /// Whether something that was live in boot `number` counts as live at `now`.
     pub fn counts_as_live(&self, number: u64, now: Millis) -> bool {
-        number == self.number || now < self.grace_end
+        number == self.number || (number >= self.live_since && now < self.grace_end)
     }
 }
 

@@ -208,15 +208,6 @@ impl Relays {
         self.place(&id);
     }
 
-    /// After a storage failure: brings over an entry of this boot that `old` has and the store may have lost.
-    pub fn carry_over(&mut self, id: &PeerId, old: &Relays, changes: &mut Changes) {
-        if let Some(relay) = old.relays.get(id).filter(|relay| self.relays.get(id) != Some(relay)) {
-            self.write(id, relay, !self.relays.contains_key(id), changes);
-            self.relays.insert(id.clone(), relay.clone());
-            self.place(id);
-        }
-    }
-
     /// Ids whose holder lived in this boot.
     pub fn live_ids(&self) -> impl Iterator<Item = &PeerId> {
         self.relays.iter().filter(|(_, relay)| relay.boot == self.boot.number).map(|(id, _)| id)

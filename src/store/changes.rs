@@ -5,7 +5,7 @@
 
 use sled::IVec;
 
-use super::key::{self, HELD, INDEX, LeaseKey};
+use super::key::{self, HELD, INDEX, LIVE_SINCE, LeaseKey, META};
 use super::record::{self, Amendment, Record};
 use crate::clock::Millis;
 use crate::id::Kind;
@@ -66,6 +66,11 @@ impl Changes {
     /// Writes a lease again where it is indexed at or before its end: the index stays as it is.
     pub fn put_again<R: Record>(&mut self, key: &LeaseKey, record: &R, indexed: Indexed) {
         self.write(key, record, indexed);
+    }
+
+    /// Nothing that was live before this boot counts any more.
+    pub fn live_since(&mut self, boot: u64) {
+        self.push(META, LIVE_SINCE.into(), Some(IVec::from(&boot.to_be_bytes())));
     }
 
     /// Removes a lease and its index row.

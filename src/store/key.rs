@@ -9,10 +9,11 @@ use crate::id::{Kind, PeerId};
 
 /// The expiry index: `end (u64, big-endian milliseconds) · kind (u8) · key`, with empty values.
 pub(super) const INDEX: &str = "index.expiry";
-/// Schema, boot number.
+/// Schema, boot number, the earliest boot that counts.
 pub(super) const META: &str = "meta";
 pub(super) const SCHEMA: &str = "schema";
 pub(super) const BOOT: &str = "boot";
+pub(super) const LIVE_SINCE: &str = "live_since";
 
 /// Where the index has what ends with its holder rather than at a time.
 pub const HELD: Millis = 0;

@@ -103,8 +103,7 @@ impl Store {
 
     fn count_boot(&self) -> Result<u64, StoreError> {
         let meta = self.tree(key::META)?;
-        let last =
-            meta.get(key::BOOT)?.and_then(|row| row.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes);
+        let last = self.number(key::BOOT)?;
         meta.insert(key::BOOT, &(last + 1).to_be_bytes())?;
         self.db.flush()?;
         self.disk.sync()?;
@@ -114,6 +113,17 @@ impl Store {
     /// How often this store has been opened, this time included.
     pub fn boot(&self) -> u64 {
         self.boot
+    }
+
+    /// The earliest boot whose live records count, as [`Changes::live_since`] last had it.
+    pub fn live_since(&self) -> Result<u64, StoreError> {
+        self.number(key::LIVE_SINCE)
+    }
+
+    /// A number in `meta`; 0 where there is none.
+    fn number(&self, name: &str) -> Result<u64, StoreError> {
+        let row = self.tree(key::META)?.get(name)?;
+        Ok(row.and_then(|row| row.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes))
     }
 
     /// Applies all changes or none, as one transaction of one batch per tree. Durable only after [`Store::flush`].
