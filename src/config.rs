@@ -22,7 +22,7 @@ section! {
     server: Server {
         /// Address that peers connect to; port 0 = any free port.
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9000));
-        /// Address of the admin endpoint, which has no password: keep it on loopback.
+        /// Address of the admin endpoint, which needs the token in data_dir/admin.token but speaks plain HTTP: keep it on loopback.
         admin_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9001));
         /// Directory of the store and of the server's key.
         data_dir: PathBuf = PathBuf::from("data"), Rule::That("a path that is not empty", |path| path != Path::new(""));

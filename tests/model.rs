@@ -186,6 +186,7 @@ struct Bench<'a> {
     folder: &'a Path,
     clock: Clock,
     faults: Faults,
+    metrics: Arc<Metrics>,
     engine: Engine,
     sockets: BTreeMap<usize, (Joined, Option<String>)>,
     /// Peers whose socket has taken its id.
@@ -193,7 +194,7 @@ struct Bench<'a> {
     model: Model,
 }
 
-fn start(folder: &Path, clock: &Clock, faults: &Faults) -> Engine {
+fn start(folder: &Path, clock: &Clock, faults: &Faults, metrics: &Arc<Metrics>) -> Engine {
     let mut limits = Limits::default();
     limits.sweep.max_batch = 3;
     limits.sweep.interval = Duration::from_secs(1_000_000_000);
@@ -201,7 +202,7 @@ fn start(folder: &Path, clock: &Clock, faults: &Faults) -> Engine {
         store: folder.join("store"),
         limits,
         clock: clock.clone(),
-        metrics: Arc::new(Metrics::default()),
+        metrics: metrics.clone(),
         rng: rand::rngs::StdRng::seed_from_u64(7),
         faults: faults.clone(),
         server_id: "ed25519:test".into(),
@@ -212,9 +213,19 @@ fn start(folder: &Path, clock: &Clock, faults: &Faults) -> Engine {
 impl<'a> Bench<'a> {
     fn new(folder: &'a Path) -> Bench<'a> {
         let (clock, faults) = (Clock::manual(1_000_000 * MINUTE), Faults::default());
-        let engine = start(folder, &clock, &faults);
+        let metrics = Arc::new(Metrics::default());
+        let engine = start(folder, &clock, &faults, &metrics);
         let model = Model { boot: 1, grace_end: clock.now() + GRACE, ..Model::default() };
-        Bench { folder, clock, faults, engine, sockets: BTreeMap::new(), held: BTreeSet::new(), model }
+        Bench {
+            folder,
+            clock,
+            faults,
+            metrics,
+            engine,
+            sockets: BTreeMap::new(),
+            held: BTreeSet::new(),
+            model,
+        }
     }
 
     fn socket(&mut self, peer: usize) -> SocketId {
@@ -327,27 +338,28 @@ impl<'a> Bench<'a> {
                 self.sockets.clear();
                 self.held.clear();
                 self.engine.stop().await;
-                self.engine = start(self.folder, &self.clock, &self.faults);
+                self.engine = start(self.folder, &self.clock, &self.faults, &self.metrics);
                 self.model.boot += 1;
                 self.model.grace_end = now + GRACE;
             }
             Step::FailingMeet(meet) => {
-                self.settle().await;
                 let changes = !meet.points.is_empty() || !meet.tokens.is_empty();
+                let failures = self.metrics.storage_failures.get();
                 self.faults.fail_write(1);
                 let answer = self.meet(meet).await;
                 self.faults.fail_write(i64::MAX);
                 if changes {
+                    self.recovered(failures + 1).await;
                     assert_refused(&answer);
                 } else {
                     self.compare(meet, answer, now);
                 }
             }
             Step::FailingFlush(meet) => {
-                self.settle().await;
+                let failures = self.metrics.storage_failures.get();
                 self.faults.fail_flush(1);
                 let answer = self.meet(meet).await;
-                self.faults.fail_flush(i64::MAX);
+                self.recovered(failures + 1).await;
                 if let ServerMessage::Error(_) = &answer {
                     assert_refused(&answer);
                     // Not promised; on this disk the rows lasted, whole.
@@ -355,7 +367,7 @@ impl<'a> Bench<'a> {
                         return;
                     }
                 } else {
-                    // A request without rows has nothing to flush.
+                    // A flush that nobody waited for met the fault, and this one came after the recovery.
                     self.compare(meet, answer, now);
                 }
                 self.model.enter(meet, now);
@@ -364,7 +376,6 @@ impl<'a> Bench<'a> {
     }
 
     async fn sweep(&mut self) {
-        self.settle().await;
         self.engine.sweep().await.unwrap();
         if self.clock.now() >= self.model.grace_end {
             self.model.live_since = self.model.boot;
@@ -403,18 +414,14 @@ impl<'a> Bench<'a> {
         leases.last().is_some_and(whole)
     }
 
-    /// Until the store is open and what was submitted before has been handled.
-    async fn settle(&self) {
-        loop {
-            if self.engine.check().await.is_ok() {
-                return;
-            }
+    /// Until the engine has met so many storage failures and is over the last one.
+    async fn recovered(&self, failures: u64) {
+        while self.metrics.storage_failures.get() < failures || !self.engine.is_ready() {
             tokio::task::yield_now().await;
         }
     }
 
     async fn assert_consistent(&self, step: &Step) {
-        self.settle().await;
         let checked = self.engine.check().await.unwrap();
         assert_eq!(checked.report.problems, vec![], "after {step:?}");
         assert!(checked.memory_agrees, "the rows and memory differ after {step:?}");

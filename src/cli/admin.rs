@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::client::admin::LeaseFilter;
-use crate::client::{AdminClient, ClientError, causes};
+use crate::client::{AdminClient, ClientError, causes, with_causes};
 use crate::wire::admin::{Connections, Lease, LeasePage, Status, Swept};
 
 /// Leases asked for at once.
@@ -24,7 +24,7 @@ pub enum Command {
         #[command(flatten)]
         options: Options,
     },
-    /// List leases; dead drops are shown by size, never by content.
+    /// List leases; --json shows their records, with the size and digest of a dead drop, never its content.
     Leases {
         /// Only this kind: relay or registration.
         #[arg(long)]
@@ -66,13 +66,13 @@ pub struct Options {
 
 /// Why there is nothing to show. The text holds the cause, too.
 #[derive(Debug, thiserror::Error)]
-pub enum AdminError {
+pub enum AskError {
     #[error("no daemon answers at {0}")]
     NoDaemon(String),
     #[error("cannot read the admin token {}: {source}; give it with --token-file", path.display())]
     Token { path: PathBuf, source: io::Error },
     /// The daemon said no, or something else than JSON of its kind.
-    #[error("{url}: {source}")]
+    #[error("{url}: {}", with_causes(source))]
     Client { url: String, source: ClientError },
     #[error("cannot print: {0}")]
     Print(#[from] io::Error),
@@ -81,12 +81,12 @@ pub enum AdminError {
 impl Command {
     /// Asks the daemon at `url` (such as `http://127.0.0.1:9001`) with the token in `token_file`, unless the options
     /// name others, and prints the answer to stdout.
-    pub async fn run(&self, url: &str, token_file: &Path) -> Result<(), AdminError> {
+    pub async fn run(&self, url: &str, token_file: &Path) -> Result<(), AskError> {
         let options = self.options();
         let url = options.admin.as_deref().unwrap_or(url);
         let token_file = options.token_file.as_deref().unwrap_or(token_file);
         let token = std::fs::read_to_string(token_file)
-            .map_err(|source| AdminError::Token { path: token_file.to_owned(), source });
+            .map_err(|source| AskError::Token { path: token_file.to_owned(), source });
         // Without a daemon there may be no token either, and that there is none is the better thing to say.
         let client = AdminClient::new(url, token.as_deref().unwrap_or_default()).map_err(at(url))?;
         if token.is_err() {
@@ -120,10 +120,10 @@ impl Command {
     }
 }
 
-fn at(url: &str) -> impl Fn(ClientError) -> AdminError {
+fn at(url: &str) -> impl Fn(ClientError) -> AskError {
     move |error| match error {
-        ClientError::Unreachable(cause) if is_refused(&*cause) => AdminError::NoDaemon(url.to_owned()),
-        source => AdminError::Client { url: url.to_owned(), source },
+        ClientError::Unreachable(cause) if is_refused(&*cause) => AskError::NoDaemon(url.to_owned()),
+        source => AskError::Client { url: url.to_owned(), source },
     }
 }
 
@@ -240,18 +240,17 @@ fn leases(page: &LeasePage, now: u64) -> String {
     format!("{}\n{more}", table.trim_fmt())
 }
 
-/// A record's fields in one line: lists by their length, what is empty left out.
+/// A record's fields in one line: lists by their length; what is empty, and when and in which run things were, left out.
 fn summary(record: &Value) -> String {
     let Value::Object(fields) = record else { return record.to_string() };
     let fields = fields.iter().filter_map(|(name, value)| match value {
+        _ if name == "boot" || name.ends_with("At") || name.ends_with("End") => None,
         Value::Null => None,
-        Value::Array(list) if list.is_empty() => None,
-        Value::Object(map) if map.is_empty() => None,
-        Value::Array(list) => Some(format!("{name}[{}]", list.len())),
-        Value::Object(map) => Some(format!("{name}[{}]", map.len())),
-        Value::String(text) if text.is_empty() => None,
-        Value::String(text) => Some(format!("{name}={text}")),
-        other => Some(format!("{name}={other}")),
+        Value::Array(list) => (!list.is_empty()).then(|| format!("{name}[{}]", list.len())),
+        Value::Object(map) => (!map.is_empty()).then(|| format!("{name}[{}]", map.len())),
+        Value::String(text) => (!text.is_empty()).then(|| format!("{name}={text}")),
+        Value::Number(number) => Some(format!("{name}={}", number.as_f64().unwrap_or_default())),
+        Value::Bool(yes) => Some(format!("{name}={yes}")),
     });
     fields.collect::<Vec<_>>().join(" ")
 }
@@ -318,8 +317,9 @@ mod tests {
 
     #[test]
     fn records_are_told_in_a_line() {
-        let record = json!({"points": ["a", "b"], "tokens": [], "relay_id": "", "connected": 3, "key": null});
-        assert_eq!(summary(&record), "connected=3 points[2]");
+        let record = json!({"boot": 1, "points": ["a", "b"], "pointsEnd": 9, "tokens": [], "relayId": "",
+            "connectedCount": 3.0, "publicKey": null});
+        assert_eq!(summary(&record), "connectedCount=3 points[2]");
     }
 
     #[tokio::test]

@@ -1,6 +1,8 @@
 //! Owns the command line: flags, subcommands and exit codes. Each subcommand is a file beside this one; a new one adds
 //! its `mod`, its variant of `Command` and its arm in `dispatch`. Must not know how a subcommand does its work.
 
+mod admin;
+mod bench;
 mod config;
 mod run;
 
@@ -11,6 +13,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{Settings, Sources};
+use crate::daemon::ADMIN_TOKEN;
 
 /// How every subcommand ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +50,10 @@ enum Command {
     /// Print or check the settings.
     #[command(subcommand)]
     Config(config::Command),
+    #[command(flatten)]
+    Admin(admin::Command),
+    /// Load a server and measure it.
+    Bench(Box<bench::Bench>),
 }
 
 /// Where settings come from; each flag beats the environment, which beats the file.
@@ -150,5 +157,23 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Exit> {
     match cli.command {
         None | Some(Command::Run) => Ok(run::run(cli.flags.settings()?)),
         Some(Command::Config(command)) => command.run(&cli.flags).map(ExitCode::from),
+        Some(Command::Admin(command)) => {
+            let server = cli.flags.settings()?.server;
+            let url = format!("http://{}", server.admin_listen);
+            let token_file = server.data_dir.join(ADMIN_TOKEN);
+            block_on(async { command.run(&url, &token_file).await })
+        }
+        Some(Command::Bench(bench)) => block_on(bench::run(*bench)),
     }
+}
+
+/// Runs a client of the daemon to its end.
+fn block_on<E: std::fmt::Display>(work: impl Future<Output = Result<(), E>>) -> Result<ExitCode, Exit> {
+    let failed = |error: &dyn std::fmt::Display| {
+        eprintln!("{error}");
+        Exit::Failure
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| failed(&error))?.block_on(work).map_err(|error| failed(&error))?;
+    Ok(Exit::Ok.into())
 }

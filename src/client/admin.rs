@@ -8,7 +8,7 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
 use super::ClientError;
-use crate::wire::admin::{Connections, Lease, LeasePage, Status, Swept};
+use crate::wire::admin::{AdminError, Connections, Lease, LeasePage, Status, Swept};
 
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -49,6 +49,7 @@ impl AdminClient {
         &self.base
     }
 
+    /// How the daemon is.
     pub async fn status(&self) -> Result<Status, ClientError> {
         self.json(self.request(Method::GET, "/admin/api/status")).await
     }
@@ -79,11 +80,12 @@ impl AdminClient {
         self.json(self.request(Method::POST, "/admin/api/sweep")).await
     }
 
+    /// The open sockets.
     pub async fn connections(&self) -> Result<Connections, ClientError> {
         self.json(self.request(Method::GET, "/admin/api/connections")).await
     }
 
-    /// The metrics in Prometheus' text format.
+    /// The metrics in OpenMetrics' text format.
     pub async fn metrics(&self) -> Result<String, ClientError> {
         let answer = self.send(self.request(Method::GET, "/metrics")).await?;
         let answer = accepted(answer).await?;
@@ -122,17 +124,12 @@ impl AdminClient {
 
 /// The answer, unless it is a refusal.
 async fn accepted(answer: Response) -> Result<Response, ClientError> {
-    #[derive(serde::Deserialize)]
-    struct Refusal {
-        error: String,
-        code: String,
-    }
     let status = answer.status();
     if status.is_success() {
         return Ok(answer);
     }
-    match answer.json::<Refusal>().await {
-        Ok(Refusal { error, code }) => Err(ClientError::Refused { message: error, code }),
+    match answer.json::<AdminError>().await {
+        Ok(AdminError { error, code }) => Err(ClientError::Refused { message: error, code }),
         Err(_) if status == StatusCode::UNAUTHORIZED => Err(ClientError::Refused {
             message: "the token is not accepted".to_owned(),
             code: "unauthorized".to_owned(),

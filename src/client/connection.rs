@@ -128,7 +128,7 @@ impl Connection {
     async fn serve(&mut self, socket: Socket) -> Option<(u16, String)> {
         let lost = |error: Error| Some((ABNORMAL, error.to_string()));
         let (mut sink, mut stream) = socket.split();
-        let mut probe = tokio::time::interval(self.options.probe_every);
+        let mut probe = tokio::time::interval(self.options.probe_every.max(Duration::from_millis(1)));
         probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
         probe.reset();
         let (mut heard, mut probed) = (true, false);

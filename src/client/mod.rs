@@ -52,6 +52,11 @@ pub(crate) fn causes<'a>(
     std::iter::successors(Some(error), |error| (*error).source())
 }
 
+/// An error and all that caused it, in one line.
+pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
+    causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 /// The close code of a connection that ended without a close frame (RFC 6455).
 const ABNORMAL: u16 = 1006;
 

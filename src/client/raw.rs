@@ -29,6 +29,7 @@ impl RawSocket {
         dial(url, Some(local)).await.map(|socket| RawSocket { socket })
     }
 
+    /// Sends a text message as it is.
     pub async fn send_text(&mut self, text: impl Into<Utf8Bytes>) -> Result<(), ClientError> {
         self.send(Message::Text(text.into())).await
     }
@@ -38,6 +39,7 @@ impl RawSocket {
         self.send_text(value.to_string()).await
     }
 
+    /// Sends a binary message as it is.
     pub async fn send_binary(&mut self, bytes: impl Into<Vec<u8>>) -> Result<(), ClientError> {
         self.send(Message::Binary(bytes.into().into())).await
     }

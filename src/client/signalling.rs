@@ -267,6 +267,7 @@ impl Client {
         info.ok_or_else(|| self.ended())
     }
 
+    /// A round trip through the server, at the dialect's level.
     pub async fn ping(&self) -> Result<(), ClientError> {
         self.ask("pong", None, &Request::Ping {}).await.map(|_: IgnoredAny| ())
     }
@@ -277,6 +278,8 @@ impl Client {
         self.ask("heartbeat_ack", None, &request).await.map(|ack: HeartbeatAck| ack.timestamp)
     }
 
+    /// Takes the id and enters the relay registry. An id that another live connection holds is refused with code
+    /// `id_in_use`, unless its resume token is shown.
     pub async fn register(&self, register: &Register) -> Result<Registered, ClientError> {
         self.ask("registered", Some(Slot::Peer), &Request::Register(register)).await
     }

@@ -168,6 +168,25 @@ async fn after_a_loss_it_registers_again_by_token_and_repeats_what_was_not_answe
 }
 
 #[tokio::test]
+async fn a_registration_that_cannot_be_renewed_is_told() {
+    let (url, _heard) = server(|connection, said| match (connection, said["type"].as_str()) {
+        (1, Some("ping")) => close(1001),
+        (2, Some("register")) => {
+            vec![text(json!({"type": "error", "message": "In use.", "code": "id_in_use"}))]
+        }
+        _ => plain(connection, said),
+    })
+    .await;
+    let client = eager(&url).connect().await.unwrap();
+    client.register(&peer("alice")).await.unwrap();
+    client.ping().await.unwrap();
+    assert!(matches!(client.next_push().await, Some(Push::Lost { code: 1001, .. })));
+    assert_eq!(client.next_push().await, Some(Push::Reconnected));
+    let told = Push::NotRenewed { message: "In use.".to_owned(), code: "id_in_use".to_owned() };
+    assert_eq!(client.next_push().await, Some(told));
+}
+
+#[tokio::test]
 async fn a_replaced_connection_is_not_made_again() {
     let (url, _heard) = server(|_, _| close(4409)).await;
     let client = eager(&url).connect().await.unwrap();

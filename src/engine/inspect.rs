@@ -9,8 +9,10 @@ use std::sync::atomic::Ordering;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{Engine, Promise, Unavailable};
+use super::writer::fold;
+use super::{Engine, Promise, Shared, Unavailable};
 use crate::id::Kind;
+use crate::registry::Registries;
 use crate::store::{LeaseKey, Report, Row, SCHEMA};
 use crate::wire::admin::{
     Connection, ConnectionCounts, EngineStatus, Lease, LeasePage, Leases, Status, StoreStatus,
@@ -93,17 +95,17 @@ impl Engine {
 
     /// Checks the store, and that folding its rows gives what memory has. The writer waits meanwhile.
     pub async fn check(&self) -> Result<Checked, Unavailable> {
-        let shared = self.0.clone();
-        let checked = self.run(Promise::None, move |turn| {
-            let store = shared.store.read().unwrap_or_else(PoisonError::into_inner);
-            let store = store.as_ref().ok_or(Unavailable::Storage)?;
-            let checked = store.check().and_then(|report| {
-                let (folded, _) = super::writer::fold(store, shared.boot, &shared.limits)?;
-                Ok(Checked { report, memory_agrees: folded.same_as(&turn.core.registries) })
+        loop {
+            let shared = self.0.clone();
+            let checked = self.run(Promise::None, move |turn| {
+                // Requests before this one in the same drain are in memory and not yet in the rows.
+                let settled = turn.changes.is_empty();
+                settled.then(|| shared.check(&turn.core.registries))
             });
-            checked.map_err(|_| Unavailable::Storage)
-        });
-        checked.await?
+            if let Some(checked) = checked.await? {
+                return checked;
+            }
+        }
     }
 
     /// One page of leases, in the order of their keys.
@@ -139,6 +141,21 @@ impl Engine {
             unsent_bytes: outbox.unsent(),
         });
         Ok(shown.collect())
+    }
+}
+
+impl Shared {
+    fn check(&self, memory: &Registries) -> Result<Checked, Unavailable> {
+        let store = self.store.read().unwrap_or_else(PoisonError::into_inner);
+        let store = store.as_ref().ok_or(Unavailable::Storage)?;
+        let checked = store.check().and_then(|report| {
+            let (folded, _) = fold(store, self.boot, &self.limits)?;
+            Ok(Checked { report, memory_agrees: folded.same_as(memory) })
+        });
+        checked.map_err(|error| {
+            tracing::error!(%error, "the store cannot be checked");
+            Unavailable::Storage
+        })
     }
 }
 

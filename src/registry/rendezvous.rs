@@ -136,11 +136,12 @@ impl Rendezvous {
     ) -> Result<Found, Refused> {
         let points: Vec<PointKey> = request.points.iter().map(|point| PointKey::of(&point.name)).collect();
         let tokens: Vec<PointKey> = request.tokens.iter().map(|name| PointKey::of(name)).collect();
+        if points.is_empty() && tokens.is_empty() {
+            return Ok(Found::default());
+        }
         self.admit(now, request, &points, &tokens)?;
         let found = self.collect(now, request, &points, &tokens);
-        if !points.is_empty() || !tokens.is_empty() {
-            self.enter(now, request, points, tokens, changes);
-        }
+        self.enter(now, request, points, tokens, changes);
         Ok(found)
     }
 
@@ -276,7 +277,7 @@ impl Rendezvous {
         amendment: Option<Amendment>,
         indexed: Indexed,
     ) {
-        self.next_sequence = self.next_sequence.max(sequence + 1);
+        self.continue_after(sequence);
         let points = record.points.iter().map(|point| PointKey::of(&point.name)).collect();
         let tokens = record.tokens.iter().map(|name| PointKey::of(name)).collect();
         self.insert(sequence, &record, amendment.as_ref(), indexed, points, tokens);
@@ -285,6 +286,11 @@ impl Rendezvous {
     /// Keeps counting where the registries before a storage failure had come to.
     pub fn continue_sequence(&mut self, old: &Rendezvous) {
         self.next_sequence = self.next_sequence.max(old.next_sequence);
+    }
+
+    /// Keeps counting behind `last`, which a row has that perhaps does not decode and is to be left alone.
+    pub fn continue_after(&mut self, last: u64) {
+        self.next_sequence = self.next_sequence.max(last + 1);
     }
 
     fn insert(

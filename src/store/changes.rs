@@ -118,14 +118,19 @@ impl Changes {
         self.rows.push(Row { tree, key, value });
     }
 
-    /// The registrations removed by these, with their record where these wrote it too.
-    pub(super) fn removed_registrations(&self) -> impl Iterator<Item = (u64, Option<&IVec>)> {
-        let of_registrations = |row: &&Row| row.tree == key::tree_name(Kind::Registration);
-        let rows = self.rows.iter().filter(of_registrations);
-        rows.filter(|row| row.value.is_none()).filter_map(move |row| {
-            let sequence = row.key.as_ref().try_into().ok().map(u64::from_be_bytes)?;
-            let written = self.rows.iter().filter(of_registrations).filter(|other| other.key == row.key);
-            Some((sequence, written.filter_map(|other| other.value.as_ref()).next()))
-        })
+    /// The registrations removed by these.
+    pub(super) fn removed_registrations(&self) -> impl Iterator<Item = u64> {
+        let removed = self.registration_rows().filter(|row| row.value.is_none());
+        removed.filter_map(|row| row.key.as_ref().try_into().ok().map(u64::from_be_bytes))
+    }
+
+    /// A registration's record, where these write it.
+    pub(super) fn written_registration(&self, sequence: u64) -> Option<&IVec> {
+        let key = sequence.to_be_bytes();
+        self.registration_rows().filter(|row| row.key == key).find_map(|row| row.value.as_ref())
+    }
+
+    fn registration_rows(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(|row| row.tree == key::tree_name(Kind::Registration))
     }
 }

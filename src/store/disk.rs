@@ -20,7 +20,7 @@ struct Blobs {
     folder: File,
     path: PathBuf,
     /// Blobs are named by a rising number; up to here they have been seen.
-    seen: i128,
+    seen: i64,
     /// Synced once, perhaps while still being written for a commit that nobody had been promised: synced once more.
     again: Vec<PathBuf>,
 }
@@ -83,8 +83,9 @@ impl Blobs {
             let mut newest = self.seen;
             for entry in fs::read_dir(&self.path)? {
                 let entry = entry?;
-                let number = entry.file_name().to_string_lossy().parse().unwrap_or(i128::MAX);
-                if number > self.seen {
+                // Another name is not sled's.
+                let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+                if let Some(number) = number.filter(|number| *number > self.seen) {
                     self.again.push(entry.path());
                     newest = newest.max(number);
                 }

@@ -28,8 +28,7 @@ pub struct Migration {
 
 /// Brings a store to the newest of `steps`; a store that is newer than these is refused.
 pub(super) fn run(db: Db, path: &Path, steps: &[Migration]) -> Result<Db, OpenError> {
-    let damaged = |error: StoreError| OpenError::Damaged { path: path.to_owned(), reason: error.to_string() };
-    let found = guarded(|| schema_of(&db)).map_err(damaged)?;
+    let found = guarded(|| schema_of(&db)).map_err(|error| OpenError::of(path, error))?;
     let known = steps.len() as u32;
     if found > known {
         return Err(OpenError::NewerSchema { path: path.to_owned(), found, known });
@@ -40,7 +39,8 @@ pub(super) fn run(db: Db, path: &Path, steps: &[Migration]) -> Result<Db, OpenEr
         keep_copy(&db, &copy)?;
     }
     for number in found..known {
-        guarded(|| apply(&db, path, number + 1, &steps[number as usize])).map_err(damaged)?;
+        let step = &steps[number as usize];
+        guarded(|| apply(&db, path, number + 1, step)).map_err(|error| OpenError::of(path, error))?;
     }
     Ok(db)
 }
@@ -51,7 +51,10 @@ fn schema_of(db: &Db) -> Result<u32, StoreError> {
         None => Ok(0),
         Some(row) => match row.as_ref().try_into() {
             Ok(bytes) => Ok(u32::from_be_bytes(bytes)),
-            Err(_) => Err(StoreError::Disk(std::io::Error::other("the schema number is malformed"))),
+            Err(_) => {
+                let kind = std::io::ErrorKind::InvalidData;
+                Err(StoreError::Disk(std::io::Error::new(kind, "the schema number is malformed")))
+            }
         },
     }
 }
@@ -86,11 +89,9 @@ fn copy_path(path: &Path, schema: u32) -> PathBuf {
     ))
 }
 
-/// Copies all rows into a fresh store under another name first, so that a copy under its final name is whole.
+/// Copies all rows into a fresh store under another name first, so that a copy under its final name is whole. One that
+/// an earlier upgrade kept is replaced: the store may have gone on from it.
 fn keep_copy(db: &Db, copy: &Path) -> Result<(), OpenError> {
-    if copy.exists() {
-        return Ok(());
-    }
     let unfinished = copy.with_extension("unfinished");
     let io = |source| OpenError::Io { path: unfinished.clone(), source };
     if unfinished.exists() {
@@ -102,8 +103,11 @@ fn keep_copy(db: &Db, copy: &Path) -> Result<(), OpenError> {
         fresh.flush()?;
         Ok(Disk::open(&unfinished)?.sync()?)
     });
-    copied.map_err(|error| OpenError::Damaged { path: unfinished.clone(), reason: error.to_string() })?;
+    copied.map_err(|error| OpenError::of(&unfinished, error))?;
     drop(fresh);
+    if copy.exists() {
+        std::fs::remove_dir_all(copy).map_err(io)?;
+    }
     std::fs::rename(&unfinished, copy).map_err(io)?;
     Ok(())
 }

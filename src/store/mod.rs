@@ -51,6 +51,22 @@ pub enum OpenError {
     Io { path: PathBuf, source: std::io::Error },
 }
 
+impl OpenError {
+    /// What the disk refuses is told apart from files that say nonsense: only the latter are damage.
+    fn of(path: &Path, error: StoreError) -> OpenError {
+        use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+        let path = path.to_owned();
+        match error {
+            StoreError::Disk(source) | StoreError::Sled(sled::Error::Io(source))
+                if !matches!(source.kind(), InvalidData | InvalidInput | UnexpectedEof) =>
+            {
+                OpenError::Io { path, source }
+            }
+            error => OpenError::Damaged { path, reason: error.to_string() },
+        }
+    }
+}
+
 /// Why a read, a commit or a flush failed. The store is to be closed and opened anew.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -81,9 +97,7 @@ impl Store {
     /// As [`Store::open`], with other migrations than the built-in ones: for testing the machinery.
     pub fn open_with(path: &Path, faults: Faults, steps: &[Migration]) -> Result<Store, OpenError> {
         let mut store = Store::open_again(path, faults, steps)?;
-        let damaged =
-            |error: StoreError| OpenError::Damaged { path: path.to_owned(), reason: error.to_string() };
-        store.boot = guarded(|| store.count_boot()).map_err(damaged)?;
+        store.boot = guarded(|| store.count_boot()).map_err(|error| OpenError::of(path, error))?;
         Ok(store)
     }
 
@@ -192,7 +206,7 @@ fn open_sled(path: &Path) -> Result<sled::Db, OpenError> {
         .print_profile_on_drop(false);
     let mut tries = 0;
     loop {
-        let reason = match guarded(|| Ok(config.open()?)) {
+        match guarded(|| Ok(config.open()?)) {
             Ok(db) => return Ok(db),
             Err(StoreError::Sled(sled::Error::Io(error)))
                 if error.to_string().contains("could not acquire lock") =>
@@ -202,14 +216,9 @@ fn open_sled(path: &Path) -> Result<sled::Db, OpenError> {
                     return Err(OpenError::InUse(path.to_owned()));
                 }
                 std::thread::sleep(std::time::Duration::from_millis(50));
-                continue;
             }
-            Err(StoreError::Sled(sled::Error::Io(source))) => {
-                return Err(OpenError::Io { path: path.to_owned(), source });
-            }
-            Err(error) => error.to_string(),
-        };
-        return Err(OpenError::Damaged { path: path.to_owned(), reason });
+            Err(error) => return Err(OpenError::of(path, error)),
+        }
     }
 }
 

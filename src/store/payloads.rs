@@ -58,9 +58,9 @@ impl Pins {
         if pins.is_empty() {
             return Ok(());
         }
-        for (sequence, written) in changes.removed_registrations() {
+        for sequence in changes.removed_registrations() {
             if let Some(pin) = pins.get_mut(&sequence) {
-                pin.kept = match written {
+                pin.kept = match changes.written_registration(sequence) {
                     Some(row) => Some(row.clone()),
                     None => store.lease_tree(Kind::Registration)?.get(sequence.to_be_bytes())?,
                 };

@@ -33,6 +33,8 @@ pub enum Row<'a> {
 pub struct Folded {
     pub rows: usize,
     pub undecodable: Vec<(String, Undecodable)>,
+    /// The highest sequence number of a registration, also of one that does not decode: never to be used again.
+    pub last_sequence: u64,
 }
 
 /// An index row that the sweeper is to look at.
@@ -103,6 +105,10 @@ impl Store {
             for kind in Kind::ALL {
                 self.each_raw(kind, &mut |raw| {
                     folded.rows += 1;
+                    if kind == Kind::Registration {
+                        let sequence = raw.key.sequence().or_else(|| key::amended(&raw.key.bytes));
+                        folded.last_sequence = folded.last_sequence.max(sequence.unwrap_or(0));
+                    }
                     match raw.decode() {
                         Ok(row) => visit(row),
                         Err(error) => {
@@ -146,7 +152,7 @@ impl Store {
 
     /// When the first lease after `after` may end, those left out that end with their holder.
     pub fn next_expiry(&self, after: Millis) -> Result<Option<Millis>, StoreError> {
-        let first = self.index_rows(after.max(HELD) + 1, Millis::MAX - 1, None, 1)?;
+        let first = self.index_rows(after.saturating_add(1), Millis::MAX, None, 1)?;
         Ok(first.first().map(|due| due.at))
     }
 
@@ -161,10 +167,13 @@ impl Store {
             Some(due) => Bound::Excluded(due.key.index_row(due.at)),
             None => Bound::Included(IVec::from(&from.to_be_bytes())),
         };
-        let end = Bound::Excluded(IVec::from(&(until + 1).to_be_bytes()));
+        let end = Bound::Excluded(IVec::from(&until.saturating_add(1).to_be_bytes()));
         guarded(|| {
             let mut found = Vec::new();
-            for row in self.tree(INDEX)?.range((start, end)).keys().take(most) {
+            for row in self.tree(INDEX)?.range((start, end)).keys() {
+                if found.len() == most {
+                    break;
+                }
                 if let Some((at, key)) = key::parse_index_row(&row?) {
                     found.push(Due { at, key });
                 }

@@ -1,7 +1,7 @@
 //! Reading fields out of a JSON object the way the protocol says (signalling, section 1): null counts as absent,
 //! unknown fields are ignored, camelCase wins over a snake_case spelling.
 //!
-//! Owns the "<type>: <field> must be a <kind>" text. Must not know any single message.
+//! Owns the text "`<type>`: `<field>` must be a `<kind>`". Must not know any single message.
 
 use serde_json::{Map, Value};
 

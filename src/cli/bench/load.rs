@@ -91,6 +91,18 @@ async fn measure(
     admin: Option<&AdminClient>,
     progress: &ProgressBar,
 ) -> Result<Measured, BenchError> {
+    start(progress, scenario.name(), bench.warmup + bench.seconds);
+    let mut preparing = JoinSet::new();
+    for peer in peers {
+        let peer = Arc::clone(peer);
+        preparing.spawn(async move { peer.prepare(scenario).await });
+    }
+    while let Some(prepared) = preparing.join_next().await {
+        prepared
+            .map_err(|error| panicked(&error))?
+            .map_err(|error| BenchError::of(scenario.name(), error))?;
+    }
+
     let phase = Arc::new(AtomicU8::new(WARMING));
     let mut workers = JoinSet::new();
     let mut histograms = Vec::with_capacity(peers.len());
@@ -102,7 +114,6 @@ async fn measure(
         histograms.push(latency);
     }
 
-    start(progress, scenario.name(), bench.warmup + bench.seconds);
     wait(bench.warmup, &mut workers, progress).await?;
     let before = status(admin).await?;
     let own_before = cpu(std::process::id())?;

@@ -7,13 +7,12 @@ mod process;
 mod report;
 mod scenarios;
 
-use std::error::Error;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::client::{AdminClient, ClientError, causes};
+use crate::client::{AdminClient, ClientError, with_causes};
 pub use scenarios::Scenario;
 
 /// Load a server and measure it. Each socket sends its next request when an answer has come, from an address of its
@@ -39,7 +38,7 @@ pub struct Bench {
     /// Requests under way per socket.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     in_flight: u8,
-    /// Different registrations per socket; after the last one the first is registered again, in place of itself.
+    /// Different registrations per socket, made before the warm-up; from then on each replaces its former self.
     #[arg(long, default_value_t = 40, value_parser = at_least_one)]
     ring: usize,
     /// Bytes of a dead drop.
@@ -98,11 +97,6 @@ impl BenchError {
             _ => BenchError::Client { doing, source },
         }
     }
-}
-
-/// An error and all that caused it, in one line.
-fn with_causes(error: &(dyn Error + 'static)) -> String {
-    causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Runs the scenarios and prints their results; until then only progress, on a terminal's stderr.

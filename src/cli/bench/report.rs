@@ -70,7 +70,8 @@ fn row(one: &Measured, per_second: f64, ping: Option<f64>) -> Row {
             server_resident_bytes: process.resident,
         }),
         daemon: one.daemon.as_ref().map(|(before, after)| {
-            let requests = after.engine.requests.saturating_sub(before.engine.requests);
+            // Asking for the status is one of them.
+            let requests = after.engine.requests.saturating_sub(before.engine.requests + 1);
             let drains = after.engine.drains.saturating_sub(before.engine.drains);
             let rows = after.store.rows.saturating_sub(before.store.rows);
             let busy = after.engine.writer_busy_seconds - before.engine.writer_busy_seconds;
@@ -79,7 +80,7 @@ fn row(one: &Measured, per_second: f64, ping: Option<f64>) -> Row {
                 writer_requests: requests,
                 rows_per_request: per(rows as f64, requests),
                 drains,
-                requests_per_drain: per(requests as f64, drains),
+                requests_per_drain: per(requests as f64, drains).filter(|_| requests > 0),
                 writer_us_per_request: per(busy * 1e6, requests),
             }
         }),

@@ -77,6 +77,19 @@ impl Peer {
         Ok(Peer { client, id, meetings, shared, turn: AtomicUsize::new(0) })
     }
 
+    /// Makes every registration once, so that what is measured is a steady state.
+    pub async fn prepare(&self, scenario: Scenario) -> Result<(), ClientError> {
+        let count = match scenario {
+            Scenario::Rendezvous => self.meetings.len(),
+            Scenario::Tokens => self.shared.len(),
+            Scenario::Ping | Scenario::Heartbeat | Scenario::Load | Scenario::Relays => 0,
+        };
+        for _ in 0..count {
+            self.ask(scenario).await?;
+        }
+        Ok(())
+    }
+
     /// One request, until its answer.
     pub async fn ask(&self, scenario: Scenario) -> Result<(), ClientError> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
