@@ -234,7 +234,8 @@ impl Relays {
         let relay = &self.relays[id];
         let available = relay.capacity() < 0.5;
         let live = relay.boot == self.boot.number;
-        for (pool, belongs) in [(&mut self.live, available && live), (&mut self.kept, available && !live)] {
+        let kept = !live && relay.boot >= self.boot.live_since;
+        for (pool, belongs) in [(&mut self.live, available && live), (&mut self.kept, available && kept)] {
             if belongs { pool.add(id) } else { pool.remove(id) }
         }
     }
