@@ -4,9 +4,9 @@
 //! Owns who stands at which point, the quotas, and exact expiry. Payloads stay in the store: memory has their size and
 //! where to find them. Must not know sockets, clocks or sled.
 
-use std::collections::{BTreeSet, HashMap};
+mod entries;
 
-use smallvec::SmallVec;
+use std::collections::{BTreeSet, HashMap};
 
 use super::{Boot, Expired};
 use crate::clock::Millis;
@@ -16,6 +16,7 @@ use crate::limits::{
 };
 use crate::store::{Amendment, Changes, DropRef, Indexed, LeaseKey, PointRecord, RegistrationRecord};
 use crate::wire::signalling::RegisterRendezvous;
+use entries::{Entries, Entry, Half, Holdings, Registration};
 
 /// What a newcomer finds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -48,40 +49,6 @@ pub enum Refused {
     RegistryFull,
 }
 
-/// Points or tokens: two halves of one registration that end at different times.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Half {
-    Points,
-    Tokens,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-struct Registration {
-    boot: u64,
-    peer: PeerId,
-    relay_id: Box<str>,
-    points: Box<[PointKey]>,
-    tokens: Box<[PointKey]>,
-    points_end: Millis,
-    tokens_end: Millis,
-    payload_bytes: u64,
-    indexed: Indexed,
-    amended: bool,
-}
-
-/// One peer at one point or token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Entry {
-    sequence: u64,
-    /// Payload bytes; 0 is none.
-    size: u32,
-    /// The position in its registration.
-    place: u16,
-}
-
-/// Oldest registration first; never two of one peer.
-type Entries = SmallVec<[Entry; 1]>;
-
 pub struct Rendezvous {
     boot: Boot,
     rules: RendezvousRules,
@@ -89,7 +56,7 @@ pub struct Rendezvous {
     registrations: HashMap<u64, Registration>,
     points: HashMap<PointKey, Entries>,
     tokens: HashMap<PointKey, Entries>,
-    by_peer: HashMap<PeerId, SmallVec<[u64; 1]>>,
+    by_peer: HashMap<PeerId, Holdings>,
     totals: Totals,
 }
 
@@ -166,16 +133,9 @@ impl Rendezvous {
             }
         }
         for (half, keys, most) in halves {
-            // What the peer holds already, without what this request replaces.
-            let held = self.by_peer.get(&request.peer_id).into_iter().flatten().map(|sequence| {
-                let registration = &self.registrations[sequence];
-                let live = self.is_live(half, registration, now);
-                let keys_held = if live { registration.keys(half) } else { &[] };
-                let stands = |place: usize, key: &PointKey| self.stands(half, key, *sequence, place as u16);
-                let stays = |(place, key): &(usize, &PointKey)| stands(*place, key) && !keys.contains(key);
-                keys_held.iter().enumerate().filter(stays).count()
-            });
-            if held.sum::<usize>() + keys.len() > most {
+            let Some(holdings) = self.by_peer.get(&request.peer_id) else { continue };
+            let at_most = if half == Half::Points { holdings.points } else { holdings.tokens };
+            if at_most + keys.len() > most && self.stays(holdings, half, keys, now) + keys.len() > most {
                 return Err(Refused::PeerQuota);
             }
         }
@@ -183,6 +143,21 @@ impl Rendezvous {
         let full = self.registrations.len() >= self.rules.max_registrations
             || self.totals.payload_bytes + bytes as u64 > self.rules.max_stored_bytes;
         if full { Err(Refused::RegistryFull) } else { Ok(()) }
+    }
+
+    /// How many live entries a peer keeps when `keys` are registered anew.
+    fn stays(&self, holdings: &Holdings, half: Half, keys: &[PointKey], now: Millis) -> usize {
+        let registrations =
+            holdings.sequences.iter().map(|sequence| (*sequence, &self.registrations[sequence]));
+        let live = registrations.filter(|(_, registration)| self.is_live(half, registration, now));
+        let entries = live.flat_map(|(sequence, registration)| {
+            let places = registration.keys(half).iter().enumerate();
+            places.map(move |(place, key)| (sequence, place as u16, key))
+        });
+        let stays = |(sequence, place, key): &(u64, u16, &PointKey)| {
+            !keys.contains(key) && self.stands(half, key, *sequence, *place)
+        };
+        entries.filter(stays).count()
     }
 
     fn collect(
@@ -305,6 +280,8 @@ impl Rendezvous {
         let Some(peer) = PeerId::parse(&record.peer) else { return };
         // One copy of the id for all that a peer has.
         let peer = self.by_peer.get_key_value(&peer).map_or(peer, |(known, _)| known.clone());
+        let holdings = self.by_peer.entry(peer.clone()).or_default();
+        holdings.sequences.push(sequence);
         for (place, key) in points.iter().enumerate() {
             if amendment.is_none_or(|lost| !lost.points_gone.contains(&(place as u16))) {
                 let payload = record.points[place].payload;
@@ -312,17 +289,18 @@ impl Rendezvous {
                 let size = payload.map_or(0, |payload| payload.len() as u32);
                 self.points.entry(*key).or_default().push(Entry { sequence, size, place: place as u16 });
                 self.totals.points += 1;
+                holdings.points += 1;
             }
         }
         for (place, key) in tokens.iter().enumerate() {
             if amendment.is_none_or(|lost| !lost.tokens_gone.contains(&(place as u16))) {
                 self.tokens.entry(*key).or_default().push(Entry { sequence, size: 0, place: place as u16 });
                 self.totals.tokens += 1;
+                holdings.tokens += 1;
             }
         }
         let payload_bytes = record.payloads.iter().map(|payload| payload.len() as u64).sum();
         self.totals.payload_bytes += payload_bytes;
-        self.by_peer.entry(peer.clone()).or_default().push(sequence);
         let registration = Registration {
             boot: record.boot,
             peer,
@@ -340,7 +318,7 @@ impl Rendezvous {
 
     /// The holder of `peer` is gone: its tokens go, its points stay until their TTL where the setting says so.
     pub fn leave(&mut self, peer: &PeerId, changes: &mut Changes) {
-        for sequence in self.by_peer.get(peer).cloned().unwrap_or_default() {
+        for sequence in self.by_peer.get(peer).cloned().unwrap_or_default().sequences {
             let mut lost = self.clear(sequence, Half::Tokens);
             if !self.rules.keep_drops {
                 lost |= self.clear(sequence, Half::Points);
@@ -387,134 +365,5 @@ impl Rendezvous {
     pub fn live_ids(&self) -> impl Iterator<Item = &PeerId> {
         let live = self.registrations.values().filter(|registration| registration.boot == self.boot.number);
         live.filter(|registration| !registration.tokens.is_empty()).map(|registration| &registration.peer)
-    }
-
-    // What stands where.
-
-    fn map(&mut self, half: Half) -> &mut HashMap<PointKey, Entries> {
-        match half {
-            Half::Points => &mut self.points,
-            Half::Tokens => &mut self.tokens,
-        }
-    }
-
-    fn entries(&self, half: Half, key: &PointKey) -> &[Entry] {
-        let map = match half {
-            Half::Points => &self.points,
-            Half::Tokens => &self.tokens,
-        };
-        map.get(key).map_or(&[], |entries| entries)
-    }
-
-    fn live_entries(
-        &self,
-        half: Half,
-        key: &PointKey,
-        now: Millis,
-    ) -> impl Iterator<Item = (Entry, &Registration)> {
-        let all = self.entries(half, key).iter().map(|entry| (*entry, &self.registrations[&entry.sequence]));
-        all.filter(move |(_, registration)| self.is_live(half, registration, now))
-    }
-
-    fn is_live(&self, half: Half, registration: &Registration, now: Millis) -> bool {
-        registration.end(half) > now
-            && (half == Half::Points || self.boot.counts_as_live(registration.boot, now))
-    }
-
-    fn stands(&self, half: Half, key: &PointKey, sequence: u64, place: u16) -> bool {
-        self.entries(half, key).iter().any(|entry| entry.sequence == sequence && entry.place == place)
-    }
-
-    /// Takes a peer's own entry away from a point; tells the registration that lost it.
-    fn replace_own(&mut self, half: Half, key: &PointKey, peer: &PeerId) -> Option<u64> {
-        let registrations = &self.registrations;
-        let is_own = |entry: &Entry| registrations[&entry.sequence].peer == *peer;
-        let own = self.entries(half, key).iter().find(|entry| is_own(entry))?.sequence;
-        self.take_away(half, key, own);
-        Some(own)
-    }
-
-    fn take_away(&mut self, half: Half, key: &PointKey, sequence: u64) -> bool {
-        let map = self.map(half);
-        let Some(entries) = map.get_mut(key) else { return false };
-        let before = entries.len();
-        entries.retain(|entry| entry.sequence != sequence);
-        let taken = before - entries.len();
-        if entries.is_empty() {
-            map.remove(key);
-        }
-        match half {
-            Half::Points => self.totals.points -= taken,
-            Half::Tokens => self.totals.tokens -= taken,
-        }
-        taken > 0
-    }
-
-    /// Takes one half of a registration away; tells whether there was any of it.
-    fn clear(&mut self, sequence: u64, half: Half) -> bool {
-        let keys = self.registrations[&sequence].keys(half).to_vec();
-        keys.iter().fold(false, |any, key| self.take_away(half, key, sequence) || any)
-    }
-
-    /// When a registration next loses something of its own accord; `None` where it has nothing left.
-    fn next_end(&self, sequence: u64) -> Option<Millis> {
-        let registration = &self.registrations[&sequence];
-        let halves = [Half::Points, Half::Tokens].into_iter();
-        let has = |half: &Half| {
-            let keys = registration.keys(*half).iter().enumerate();
-            keys.into_iter().any(|(place, key)| self.stands(*half, key, sequence, place as u16))
-        };
-        halves.filter(has).map(|half| registration.end(half)).min()
-    }
-
-    /// A registration has lost entries: writes that, or removes it when nothing is left.
-    fn lost_something(&mut self, sequence: u64, changes: &mut Changes) {
-        match self.next_end(sequence) {
-            None => self.remove(sequence, changes),
-            // The index may name it too early: the sweeper files it anew then.
-            Some(_) => self.amend(sequence, self.registrations[&sequence].indexed, changes),
-        }
-    }
-
-    fn amend(&mut self, sequence: u64, indexed: Indexed, changes: &mut Changes) {
-        let registration = &self.registrations[&sequence];
-        let gone = |half: Half| {
-            let places = registration.keys(half).iter().enumerate().map(|(place, key)| (place as u16, key));
-            let lost = places.filter(|(place, key)| !self.stands(half, key, sequence, *place));
-            lost.map(|(place, _)| place).collect()
-        };
-        let amendment = Amendment { points_gone: gone(Half::Points), tokens_gone: gone(Half::Tokens) };
-        changes.amend(sequence, &amendment, registration.indexed, indexed);
-        if let Some(registration) = self.registrations.get_mut(&sequence) {
-            (registration.indexed, registration.amended) = (indexed, true);
-        }
-    }
-
-    fn remove(&mut self, sequence: u64, changes: &mut Changes) {
-        let Some(registration) = self.registrations.remove(&sequence) else { return };
-        self.totals.payload_bytes -= registration.payload_bytes;
-        if let Some(sequences) = self.by_peer.get_mut(&registration.peer) {
-            sequences.retain(|other| *other != sequence);
-            if sequences.is_empty() {
-                self.by_peer.remove(&registration.peer);
-            }
-        }
-        changes.remove_registration(sequence, registration.amended, registration.indexed);
-    }
-}
-
-impl Registration {
-    fn keys(&self, half: Half) -> &[PointKey] {
-        match half {
-            Half::Points => &self.points,
-            Half::Tokens => &self.tokens,
-        }
-    }
-
-    fn end(&self, half: Half) -> Millis {
-        match half {
-            Half::Points => self.points_end,
-            Half::Tokens => self.tokens_end,
-        }
     }
 }

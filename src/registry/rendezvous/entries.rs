@@ -1,0 +1,189 @@
+//! What stands where: entries at points and tokens, and what a registration has left.
+//!
+//! Owns taking entries away, when a registration next ends, and what it writes when it has lost something. Must not know
+//! requests.
+
+use std::collections::HashMap;
+
+use smallvec::SmallVec;
+
+use super::Rendezvous;
+use crate::clock::Millis;
+use crate::id::{PeerId, PointKey};
+use crate::store::{Amendment, Changes, Indexed};
+
+/// Points or tokens: two halves of one registration that end at different times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Half {
+    Points,
+    Tokens,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Registration {
+    pub(super) boot: u64,
+    pub(super) peer: PeerId,
+    pub(super) relay_id: Box<str>,
+    pub(super) points: Box<[PointKey]>,
+    pub(super) tokens: Box<[PointKey]>,
+    pub(super) points_end: Millis,
+    pub(super) tokens_end: Millis,
+    pub(super) payload_bytes: u64,
+    pub(super) indexed: Indexed,
+    pub(super) amended: bool,
+}
+
+/// One peer at one point or token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) sequence: u64,
+    /// Payload bytes; 0 is none.
+    pub(super) size: u32,
+    /// The position in its registration.
+    pub(super) place: u16,
+}
+
+/// Oldest registration first; never two of one peer.
+pub(super) type Entries = SmallVec<[Entry; 1]>;
+
+/// What one peer has: its registrations, the oldest first, and how many entries they have left, ended ones included.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Holdings {
+    pub(super) sequences: SmallVec<[u64; 1]>,
+    pub(super) points: usize,
+    pub(super) tokens: usize,
+}
+
+impl Registration {
+    pub(super) fn keys(&self, half: Half) -> &[PointKey] {
+        match half {
+            Half::Points => &self.points,
+            Half::Tokens => &self.tokens,
+        }
+    }
+
+    pub(super) fn end(&self, half: Half) -> Millis {
+        match half {
+            Half::Points => self.points_end,
+            Half::Tokens => self.tokens_end,
+        }
+    }
+}
+
+impl Rendezvous {
+    fn map(&mut self, half: Half) -> &mut HashMap<PointKey, Entries> {
+        match half {
+            Half::Points => &mut self.points,
+            Half::Tokens => &mut self.tokens,
+        }
+    }
+
+    fn entries(&self, half: Half, key: &PointKey) -> &[Entry] {
+        let map = match half {
+            Half::Points => &self.points,
+            Half::Tokens => &self.tokens,
+        };
+        map.get(key).map_or(&[], |entries| entries)
+    }
+
+    pub(super) fn live_entries(
+        &self,
+        half: Half,
+        key: &PointKey,
+        now: Millis,
+    ) -> impl Iterator<Item = (Entry, &Registration)> {
+        let all = self.entries(half, key).iter().map(|entry| (*entry, &self.registrations[&entry.sequence]));
+        all.filter(move |(_, registration)| self.is_live(half, registration, now))
+    }
+
+    pub(super) fn is_live(&self, half: Half, registration: &Registration, now: Millis) -> bool {
+        registration.end(half) > now
+            && (half == Half::Points || self.boot.counts_as_live(registration.boot, now))
+    }
+
+    pub(super) fn stands(&self, half: Half, key: &PointKey, sequence: u64, place: u16) -> bool {
+        self.entries(half, key).iter().any(|entry| entry.sequence == sequence && entry.place == place)
+    }
+
+    /// Takes a peer's own entry away from a point; tells the registration that lost it.
+    pub(super) fn replace_own(&mut self, half: Half, key: &PointKey, peer: &PeerId) -> Option<u64> {
+        let registrations = &self.registrations;
+        let is_own = |entry: &Entry| registrations[&entry.sequence].peer == *peer;
+        let own = self.entries(half, key).iter().find(|entry| is_own(entry))?.sequence;
+        self.take_away(half, key, own);
+        Some(own)
+    }
+
+    fn take_away(&mut self, half: Half, key: &PointKey, sequence: u64) -> bool {
+        let map = self.map(half);
+        let Some(entries) = map.get_mut(key) else { return false };
+        let before = entries.len();
+        entries.retain(|entry| entry.sequence != sequence);
+        let taken = before - entries.len();
+        if entries.is_empty() {
+            map.remove(key);
+        }
+        let holdings = self.by_peer.get_mut(&self.registrations[&sequence].peer);
+        let (total, own) = match half {
+            Half::Points => (&mut self.totals.points, holdings.map(|holdings| &mut holdings.points)),
+            Half::Tokens => (&mut self.totals.tokens, holdings.map(|holdings| &mut holdings.tokens)),
+        };
+        *total -= taken;
+        if let Some(own) = own {
+            *own -= taken;
+        }
+        taken > 0
+    }
+
+    /// Takes one half of a registration away; tells whether there was any of it.
+    pub(super) fn clear(&mut self, sequence: u64, half: Half) -> bool {
+        let keys = self.registrations[&sequence].keys(half).to_vec();
+        keys.iter().fold(false, |any, key| self.take_away(half, key, sequence) || any)
+    }
+
+    /// When a registration next loses something of its own accord; `None` where it has nothing left.
+    pub(super) fn next_end(&self, sequence: u64) -> Option<Millis> {
+        let registration = &self.registrations[&sequence];
+        let halves = [Half::Points, Half::Tokens].into_iter();
+        let has = |half: &Half| {
+            let keys = registration.keys(*half).iter().enumerate();
+            keys.into_iter().any(|(place, key)| self.stands(*half, key, sequence, place as u16))
+        };
+        halves.filter(has).map(|half| registration.end(half)).min()
+    }
+
+    /// A registration has lost entries: writes that, or removes it when nothing is left.
+    pub(super) fn lost_something(&mut self, sequence: u64, changes: &mut Changes) {
+        match self.next_end(sequence) {
+            None => self.remove(sequence, changes),
+            // The index may name it too early: the sweeper files it anew then.
+            Some(_) => self.amend(sequence, self.registrations[&sequence].indexed, changes),
+        }
+    }
+
+    pub(super) fn amend(&mut self, sequence: u64, indexed: Indexed, changes: &mut Changes) {
+        let registration = &self.registrations[&sequence];
+        let gone = |half: Half| {
+            let places = registration.keys(half).iter().enumerate().map(|(place, key)| (place as u16, key));
+            let lost = places.filter(|(place, key)| !self.stands(half, key, sequence, *place));
+            lost.map(|(place, _)| place).collect()
+        };
+        let amendment = Amendment { points_gone: gone(Half::Points), tokens_gone: gone(Half::Tokens) };
+        changes.amend(sequence, &amendment, registration.indexed, indexed);
+        if let Some(registration) = self.registrations.get_mut(&sequence) {
+            (registration.indexed, registration.amended) = (indexed, true);
+        }
+    }
+
+    pub(super) fn remove(&mut self, sequence: u64, changes: &mut Changes) {
+        let Some(registration) = self.registrations.remove(&sequence) else { return };
+        self.totals.payload_bytes -= registration.payload_bytes;
+        if let Some(holdings) = self.by_peer.get_mut(&registration.peer) {
+            holdings.sequences.retain(|other| *other != sequence);
+            if holdings.sequences.is_empty() {
+                self.by_peer.remove(&registration.peer);
+            }
+        }
+        changes.remove_registration(sequence, registration.amended, registration.indexed);
+    }
+}
