@@ -109,7 +109,7 @@ struct SweeperSignals {
     /// When the sweeper means to wake up next.
     wakes_at: AtomicU64,
     wake: Notify,
-    stop: AtomicBool,
+    task: Mutex<Option<tokio::task::AbortHandle>>,
 }
 
 /// The state that the writer thread owns.
@@ -194,7 +194,8 @@ impl Engine {
         let threads = writer::start(shared.clone(), core, inbox, path, faults);
         *shared.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
         let engine = Engine(shared);
-        tokio::spawn(sweeper::run(engine.clone()));
+        let sweeper = tokio::spawn(sweeper::run(engine.clone()));
+        *engine.0.sweeper.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(sweeper.abort_handle());
         Ok(engine)
     }
 
@@ -259,8 +260,10 @@ impl Engine {
 
     /// Answers what is queued, flushes, closes the store.
     pub async fn stop(&self) {
-        self.0.sweeper.stop.store(true, Ordering::Relaxed);
-        self.0.sweeper.wake.notify_one();
+        // Between two batches or waiting for one: each is whole by itself.
+        if let Some(sweeper) = &*self.0.sweeper.task.lock().unwrap_or_else(PoisonError::into_inner) {
+            sweeper.abort();
+        }
         let _ = self.0.commands.send(Command::Stop);
         let threads = std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));
         let joined = tokio::task::spawn_blocking(move || {

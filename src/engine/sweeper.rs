@@ -38,9 +38,6 @@ pub(super) async fn run(engine: Engine) {
             () = shared.clock.sleep_until_wall(target) => {}
             () = signals.wake.notified() => {}
         }
-        if signals.stop.load(Ordering::Relaxed) {
-            return;
-        }
         if jumps.jumped(&shared.clock) {
             tracing::warn!(delay = ?grace, "the wall clock leapt ahead by more than an hour: sweeping waits");
             not_before = shared.clock.running() + grace;

@@ -133,9 +133,10 @@ impl Rendezvous {
             }
         }
         for (half, keys, most) in halves {
-            let Some(holdings) = self.by_peer.get(&request.peer_id) else { continue };
-            let at_most = if half == Half::Points { holdings.points } else { holdings.tokens };
-            if at_most + keys.len() > most && self.stays(holdings, half, keys, now) + keys.len() > most {
+            let holdings = self.by_peer.get(&request.peer_id);
+            let at_most = holdings.map_or(0, |it| if half == Half::Points { it.points } else { it.tokens });
+            let stays = || holdings.map_or(0, |it| self.stays(it, half, keys, now));
+            if at_most + keys.len() > most && stays() + keys.len() > most {
                 return Err(Refused::PeerQuota);
             }
         }

@@ -61,6 +61,8 @@ pub struct Session<'a, D> {
     token: Token,
     ahead: VecDeque<Incoming>,
     in_flight: Option<Pin<Box<dyn Future<Output = String> + Send>>>,
+    /// An answer that waits until the socket has taken what was fed before.
+    answer: Option<Utf8Bytes>,
     /// Bytes fed to the socket and not yet flushed, and whether anything was fed.
     fed: usize,
     unflushed: bool,
@@ -128,6 +130,7 @@ impl<'a, D: Dialect> Session<'a, D> {
             token,
             ahead: VecDeque::new(),
             in_flight: None,
+            answer: None,
             fed: 0,
             unflushed: false,
             probes: Vec::new(),
@@ -151,7 +154,7 @@ impl<'a, D: Dialect> Session<'a, D> {
             if let Err(close) = self.work().await {
                 return self.finish(close).await;
             }
-            if stopping && self.in_flight.is_none() && self.ahead.is_empty() {
+            if stopping && self.in_flight.is_none() && self.answer.is_none() && self.ahead.is_empty() {
                 return self.finish(Close::SHUTDOWN).await;
             }
             let may_read = self.ahead.len() < READ_AHEAD && !stopping;
@@ -159,16 +162,14 @@ impl<'a, D: Dialect> Session<'a, D> {
                 biased;
                 answer = async { self.in_flight.as_mut().expect("checked by the guard").await }, if self.in_flight.is_some() => {
                     self.in_flight = None;
-                    if self.feed_text(answer.into()).await.is_err() {
-                        return Ended::at_once(Ending::Failed);
-                    }
+                    self.answer = Some(answer.into());
                 }
                 () = self.outbox.woken() => {
                     let taken = self.outbox.take();
                     if let Some(close) = taken.close {
                         return self.finish(close).await;
                     }
-                    if !taken.probes.is_empty() && self.probe(taken.probes).await.is_err() {
+                    if !taken.probes.is_empty() && self.probe(taken.probes).is_err() {
                         return Ended::at_once(Ending::Failed);
                     }
                 }
@@ -188,7 +189,7 @@ impl<'a, D: Dialect> Session<'a, D> {
                     match self.pulse.beat(self.clock.running()) {
                         Beat::Dead => return Ended::at_once(Ending::Silent),
                         Beat::NoFirstMessage => return self.finish(NO_FIRST_MESSAGE).await,
-                        Beat::Ping => if self.feed(Message::Ping(Bytes::new())).await.is_err() {
+                        Beat::Ping => if self.ping().is_err() {
                             return Ended::at_once(Ending::Failed);
                         },
                         Beat::Nothing => {}
@@ -200,7 +201,8 @@ impl<'a, D: Dialect> Session<'a, D> {
         }
     }
 
-    /// Handles what was read, one message at a time, and feeds what others have sent, while the socket takes it.
+    /// Handles what was read, one message at a time, and feeds what others have sent. Only while little is unsent: then
+    /// feeding never waits for the socket, and whatever else concerns it is not held up.
     async fn work(&mut self) -> Result<(), Close> {
         let failed = |_| Close { ending: Ending::Failed, ..BROKEN };
         while self.fed < ENOUGH_UNSENT
@@ -210,7 +212,13 @@ impl<'a, D: Dialect> Session<'a, D> {
             self.feed(Message::Text(text)).await.map_err(failed)?;
             self.fed += bytes;
         }
+        if self.fed < ENOUGH_UNSENT
+            && let Some(answer) = self.answer.take()
+        {
+            self.feed_text(answer).await.map_err(failed)?;
+        }
         while self.in_flight.is_none()
+            && self.answer.is_none()
             && self.fed < ENOUGH_UNSENT
             && let Some(message) = self.ahead.pop_front()
         {
@@ -240,12 +248,19 @@ impl<'a, D: Dialect> Session<'a, D> {
 
     /// Asks the peer for a sign of life; when so much is unread that no pong could be seen, the peer is alive and it is
     /// this side that is behind.
-    async fn probe(&mut self, probes: Vec<oneshot::Sender<()>>) -> Result<(), Error> {
+    fn probe(&mut self, probes: Vec<oneshot::Sender<()>>) -> Result<(), Error> {
         self.probes.extend(probes);
         if self.ahead.len() >= READ_AHEAD {
             self.answer_probes();
         }
-        self.feed(Message::Ping(Bytes::new())).await
+        self.ping()
+    }
+
+    /// While the socket takes nothing, a ping would only wait behind the rest, and time on this socket with it: it is
+    /// left out.
+    fn ping(&mut self) -> Result<(), Error> {
+        self.unflushed = true;
+        self.sink.feed(Message::Ping(Bytes::new())).now_or_never().unwrap_or(Ok(()))
     }
 
     fn answer_probes(&mut self) {

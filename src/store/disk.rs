@@ -1,13 +1,15 @@
 //! The files under sled: what it leaves to its user to make durable and to clean up.
 //!
 //! Owns fdatasync of sled's log, of the blob files that sled writes beside it for entries over 128 KiB and never
-//! syncs, and of the directories. Must not know trees or records.
+//! syncs, and of the directories; and the boot number noted beside them. Must not know trees or records.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
+
+const BOOT: &str = "boot";
 
 pub(super) struct Disk {
     path: PathBuf,
@@ -41,7 +43,25 @@ pub(super) fn prepare(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// The boot number, in a file of its own beside sled's: 0 where there is none.
+pub(super) fn noted_boot(path: &Path) -> io::Result<u64> {
+    match fs::read_to_string(path.join(BOOT)) {
+        Ok(text) => text.trim().parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
 impl Disk {
+    /// Notes the boot number, once the store has it durably.
+    pub fn note_boot(&self, boot: u64) -> io::Result<()> {
+        let unfinished = self.path.join(format!("{BOOT}.unfinished"));
+        fs::write(&unfinished, format!("{boot}\n"))?;
+        File::open(&unfinished)?.sync_all()?;
+        fs::rename(&unfinished, self.path.join(BOOT))?;
+        File::open(&self.path)?.sync_all()
+    }
+
     /// After sled was opened.
     pub fn open(path: &Path) -> io::Result<Disk> {
         let log = File::open(path.join("db"))?;

@@ -19,11 +19,14 @@ pub(super) const STEPS: &[Migration] = &[m0001::MIGRATION];
 /// The schema that this version reads and writes.
 pub const SCHEMA: u32 = STEPS.len() as u32;
 
+/// What a step changes, tree by tree.
+pub type Plan = Vec<(Tree, Batch)>;
+
 /// One step: what it changes, tree by tree, given the store as the step before left it.
 #[derive(Clone, Copy)]
 pub struct Migration {
     pub name: &'static str,
-    pub plan: fn(&Db) -> Result<Vec<(Tree, Batch)>, sled::Error>,
+    pub plan: fn(&Db) -> Result<Plan, sled::Error>,
 }
 
 /// Brings a store to the newest of `steps`; a store that is newer than these is refused.

@@ -22,7 +22,7 @@ pub use changes::{Changes, Indexed};
 pub use check::{Problem, Report};
 pub use faults::Faults;
 pub use key::{HELD, LeaseKey};
-pub use migrate::{Migration, SCHEMA};
+pub use migrate::{Migration, Plan, SCHEMA};
 pub use payloads::{DropRef, Pinned, Pins};
 pub use read::{Due, Folded, Row};
 pub use record::{Amendment, PointRecord, RegistrationRecord, RelayRecord, Undecodable};
@@ -110,6 +110,7 @@ impl Store {
         let io = |source| OpenError::Io { path: path.to_owned(), source };
         disk::prepare(path).map_err(io)?;
         let db = open_sled(path)?;
+        guarded(|| refuse_lost_rows(&db, path)).map_err(|error| OpenError::of(path, error))?;
         let db = migrate::run(db, path, steps)?;
         let disk = Disk::open(path).map_err(io)?;
         Ok(Store { db, disk, faults, boot: 0 })
@@ -121,6 +122,7 @@ impl Store {
         meta.insert(key::BOOT, &(last + 1).to_be_bytes())?;
         self.db.flush()?;
         self.disk.sync()?;
+        self.disk.note_boot(last + 1)?;
         Ok(last + 1)
     }
 
@@ -134,10 +136,8 @@ impl Store {
         self.number(key::LIVE_SINCE)
     }
 
-    /// A number in `meta`; 0 where there is none.
     fn number(&self, name: &str) -> Result<u64, StoreError> {
-        let row = self.tree(key::META)?.get(name)?;
-        Ok(row.and_then(|row| row.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes))
+        number(&self.db, name)
     }
 
     /// Applies all changes or none, as one transaction of one batch per tree. Durable only after [`Store::flush`].
@@ -193,6 +193,23 @@ impl Store {
     fn lease_tree(&self, kind: Kind) -> Result<Tree, StoreError> {
         self.tree(key::tree_name(kind))
     }
+}
+
+/// A number in `meta`; 0 where there is none.
+fn number(db: &sled::Db, name: &str) -> Result<u64, StoreError> {
+    let row = db.open_tree(key::META)?.get(name)?;
+    Ok(row.and_then(|row| row.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes))
+}
+
+/// sled opens a log as far as it makes sense, a wholly damaged one as an empty store: what it has then is older than
+/// what was noted beside it.
+fn refuse_lost_rows(db: &sled::Db, path: &Path) -> Result<(), StoreError> {
+    let (written, noted) = (number(db, key::BOOT)?, disk::noted_boot(path)?);
+    if written < noted {
+        let text = format!("it has lost rows: its boot number is {written}, and has been {noted}");
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, text).into());
+    }
+    Ok(())
 }
 
 /// Opens sled itself: clears what a kill inside an earlier open left, waits for a lock that is released late, and

@@ -138,7 +138,11 @@ impl Rendezvous {
     /// Takes one half of a registration away; tells whether there was any of it.
     pub(super) fn clear(&mut self, sequence: u64, half: Half) -> bool {
         let keys = self.registrations[&sequence].keys(half).to_vec();
-        keys.iter().fold(false, |any, key| self.take_away(half, key, sequence) || any)
+        let mut any = false;
+        for key in keys {
+            any |= self.take_away(half, &key, sequence);
+        }
+        any
     }
 
     /// When a registration next loses something of its own accord; `None` where it has nothing left.

@@ -122,6 +122,11 @@ async fn leases(
     let mut page = LeasePage { leases: Vec::new(), cursor: None };
     for kind in kinds.into_iter().skip_while(|kind| Some(*kind) != first) {
         let left = limit - page.leases.len();
+        if left == 0 {
+            // Full before this kind was looked at: the next page goes on behind the last lease of this one.
+            page.cursor = page.leases.last().map(|lease| format!("{}/{}", lease.kind, lease.key));
+            break;
+        }
         let query = LeaseQuery { kind, prefix: parameters.prefix.clone(), after: after.take(), limit: left };
         let next = app.engine.leases(query).await?;
         page.leases.extend(next.leases);
