@@ -114,6 +114,11 @@ impl Clock {
     }
 }
 
+/// A rest for the machine's sake, which no test has to move.
+pub async fn rest(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
 async fn wait(state: &watch::Sender<Manual>, reached: impl FnMut(&Manual) -> bool) {
     // The sender lives in the clock that is being waited on, so the channel cannot close here.
     let _ = state.subscribe().wait_for(reached).await;

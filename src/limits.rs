@@ -39,6 +39,11 @@ pub const ENGINE_QUEUE: usize = 8192;
 pub const ENGINE_DRAIN: usize = 1024;
 /// Bytes of a WebSocket's read buffer: it is zero-filled before every read, so small is fast.
 pub const READ_BUFFER_BYTES: usize = 4 * KIB;
+/// HTTP connections before their upgrade, in all and from one address.
+pub const PENDING_CONNECTIONS: usize = 1024;
+pub const PENDING_CONNECTIONS_PER_ADDRESS: usize = 64;
+/// Bytes of a request's head.
+pub const REQUEST_HEAD_BYTES: usize = 16 * KIB;
 /// Bytes that a socket collects before it writes without being flushed; above what a session leaves unflushed.
 pub const WRITE_BUFFER_BYTES: usize = 128 * KIB;
 /// Bytes of the store's page cache as it is asked for; the store takes 3 to 5 times that.
@@ -178,6 +183,10 @@ section! {
     }
 }
 
+/// A registration counts its points and tokens in 16 bits.
+const PER_MESSAGE: Rule<usize> =
+    Rule::That("a whole number from 1 to 10000", |most| (1..=10_000).contains(most));
+
 section! {
     /// Rendezvous points, tokens and dead drops.
     rendezvous: RendezvousRules {
@@ -187,12 +196,12 @@ section! {
         hourly_ttl: Duration = 3 * HOUR, AtLeast(MILLISECOND);
         /// Whether points and dead drops outlive their peer's socket, until their TTL.
         keep_drops: bool = true;
-        /// Points in one message.
-        max_points: usize = 50, AtLeast(1);
-        /// Tokens in one message.
-        max_tokens: usize = 50, AtLeast(1);
-        /// Dead drops in one message.
-        max_dead_drops: usize = 50, AtLeast(1);
+        /// Points in one message; at most 10000.
+        max_points: usize = 50, PER_MESSAGE;
+        /// Tokens in one message; at most 10000.
+        max_tokens: usize = 50, PER_MESSAGE;
+        /// Dead drops in one message; at most 10000.
+        max_dead_drops: usize = 50, PER_MESSAGE;
         /// Bytes of one dead drop.
         max_payload_bytes: usize = 4 * KIB, AtLeast(1);
         /// Points that one peer holds.
@@ -201,7 +210,9 @@ section! {
         max_tokens_per_peer: usize = 500, AtLeast(1);
         /// Registrations in all; past it a new one is refused as "Registry full".
         max_registrations: usize = 10_000_000, AtLeast(1);
-        /// Bytes of dead drops in all; past it a registration is refused as "Registry full".
+        /// Points and tokens of all peers; past it a registration is refused as "Registry full".
+        max_entries: usize = 20_000_000, AtLeast(1);
+        /// Bytes of names and dead drops in all; past it a registration is refused as "Registry full".
         max_stored_bytes: u64 = 8 * 1024 * MIB as u64, AtLeast(1);
     }
 }

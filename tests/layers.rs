@@ -124,9 +124,8 @@ fn is_name(char: char) -> bool {
 
 /// What stands behind each `word` that is a word of its own.
 fn behind<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = &'a str> {
-    let is_word = move |at: usize| {
-        !code[..at].ends_with(is_name) && !code[at + word.len()..].starts_with(|char| is_name(char))
-    };
+    let is_word =
+        move |at: usize| !code[..at].ends_with(is_name) && !code[at + word.len()..].starts_with(is_name);
     code.match_indices(word)
         .map(|(at, _)| at)
         .filter(move |at| is_word(*at))

@@ -4,16 +4,20 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use super::Exit;
 use crate::config::{Log, LogFormat, Settings};
 use crate::daemon::Daemon;
 
+/// Descriptors beside the sockets': listeners, connections before their upgrade, the store.
+const SPARE_DESCRIPTORS: usize = 2048;
+
 /// Runs the daemon until a signal or until a part of it ends.
 pub(super) fn run(settings: Settings) -> ExitCode {
     log_to_stderr(&settings.log);
+    raise_descriptor_limit(&settings);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -59,6 +63,26 @@ async fn serve(settings: Settings) -> ExitCode {
     };
     daemon.shutdown().await;
     exit.into()
+}
+
+/// A socket takes a descriptor. What the operating system gives at first is often less than it would give.
+fn raise_descriptor_limit(settings: &Settings) {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(u64::MAX);
+    let wanted = (settings.connections.max_connections + SPARE_DESCRIPTORS) as u64;
+    if limit.current.is_some_and(|current| current < wanted) {
+        limit.current = Some(wanted.min(most));
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            warn!(%error, "cannot raise the limit of open files");
+        }
+    }
+    if most < wanted {
+        warn!(
+            most,
+            wanted, "the limit of open files is below limits.max_connections and what else is needed"
+        );
+    }
 }
 
 async fn first(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::clock::{Clock, Millis};
-use crate::id::{PeerId, SocketId};
+use crate::id::SocketId;
 use crate::limits::{ENGINE_QUEUE, Limits};
 use crate::live::hub::Hub;
 use crate::live::outbox::{Budget, Close, Outbox};
@@ -100,12 +100,24 @@ struct Shared {
     /// Rises with each storage failure, while the store is locked for writing: what was committed in an earlier epoch
     /// and not flushed does not count.
     epoch: AtomicU64,
-    /// Whether the writer has ended.
+    /// Whether a part of the engine has ended.
     ended: watch::Sender<bool>,
+}
+
+/// Tells that a part of the engine has ended, by a panic too: without it the rest is of no use.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.ready.store(false, Ordering::Relaxed);
+        self.0.ended.send_replace(true);
+    }
 }
 
 #[derive(Default)]
 struct SweeperSignals {
+    /// What ended with its holder before this boot has been looked at.
+    held_done: AtomicBool,
     /// When the sweeper means to wake up next.
     wakes_at: AtomicU64,
     wake: Notify,
@@ -162,8 +174,11 @@ impl Engine {
         let damaged =
             |error: StoreError| OpenError::Damaged { path: path.clone(), reason: error.to_string() };
         let live_since = store.live_since().map_err(damaged)?;
-        let boot = Boot { number: store.boot(), live_since, grace_end: clock.now() + grace };
-        let (registries, undecodable) = writer::fold(&store, boot, &limits).map_err(damaged)?;
+        let mut boot = Boot { number: store.boot(), live_since, grace_end: Millis::MAX };
+        let (mut registries, undecodable) = writer::fold(&store, boot, &limits).map_err(damaged)?;
+        // The grace begins when somebody could come back.
+        boot.grace_end = clock.now() + grace;
+        registries.begin(boot);
         metrics.undecodable.set(undecodable as i64);
 
         let (commands, inbox) = mpsc::channel();
@@ -252,7 +267,7 @@ impl Engine {
         self.0.ready.load(Ordering::Relaxed)
     }
 
-    /// Until the writer has ended, by [`Engine::stop`] or by a bug.
+    /// Until a part of the engine has ended, by [`Engine::stop`] or by a bug.
     pub async fn ended(&self) {
         // The sender lives as long as this handle.
         let _ = self.0.ended.subscribe().wait_for(|ended| *ended).await;
@@ -298,12 +313,6 @@ impl Turn<'_> {
             && !self.core.draining
         {
             self.core.registries.leave(&id, self.changes);
-        }
-    }
-
-    fn push(&mut self, to: &PeerId, message: impl FnOnce() -> String) {
-        if let Some(outbox) = self.core.hub.outbox(to) {
-            self.effects.push(Effect::Send(outbox.clone(), message().into()));
         }
     }
 }

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
 use super::{Effect, Engine, Promise, Turn};
 use crate::id::{Generation, PeerId, ResumeDigest, SocketId, new_resume_token};
 use crate::limits::RELAYS_ON_REGISTER;
@@ -281,18 +283,28 @@ impl Turn<'_> {
             }
             token = Some(new);
         }
-        for meeting in &found.live {
-            self.push(&meeting.peer, || {
-                let newcomer = Match {
-                    peer_id: id.as_str().to_owned(),
-                    relay_id: request.relay_id.clone(),
-                    meeting_point: meeting.meeting_point.clone(),
-                };
-                encode(&ServerMessage::RendezvousMatch { r#match: newcomer })
-            });
-        }
+        self.tell_of(request, &found.live);
         let pinned = self.core.pins.pin(found.drops.iter().map(|drop| drop.at).collect());
         Ok((found, pinned, token))
+    }
+
+    /// Tells the peers at shared tokens of the newcomer, before it has its own answer.
+    fn tell_of(&mut self, newcomer: &RegisterRendezvous, live: &[Meeting]) {
+        for at_one_token in live.chunk_by(|one, next| one.meeting_point == next.meeting_point) {
+            let push = ServerMessage::RendezvousMatch {
+                r#match: Match {
+                    peer_id: newcomer.peer_id.as_str().to_owned(),
+                    relay_id: newcomer.relay_id.clone(),
+                    meeting_point: at_one_token[0].meeting_point.clone(),
+                },
+            };
+            let text = Utf8Bytes::from(encode(&push));
+            for meeting in at_one_token.iter().filter(|meeting| meeting.of_this_boot) {
+                if let Some(outbox) = self.core.hub.outbox(&meeting.peer) {
+                    self.effects.push(Effect::Send(outbox.clone(), text.clone()));
+                }
+            }
+        }
     }
 }
 

@@ -8,35 +8,47 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Engine, Promise, Unavailable};
-use crate::clock::{JumpWatch, Millis};
+use super::{Ended, Engine, Promise, Unavailable};
+use crate::clock::{JumpWatch, Millis, rest};
 use crate::id::Kind;
 use crate::metrics::KindLabel;
 use crate::registry::Expired;
 use crate::store::{Due, Store, StoreError};
 use crate::wire::admin::Swept;
 
+/// Rest between two sweeps: with leases that end one by one it makes batches of them. No answer depends on a sweep.
+const REST: Duration = Duration::from_millis(100);
+/// Rest after a failure.
+const RETRY: Duration = Duration::from_secs(1);
+
 pub(super) async fn run(engine: Engine) {
     let shared = &engine.0;
+    let _ended = Ended(shared.clone());
     let signals = &shared.sweeper;
     let interval = shared.limits.sweep.interval.as_millis() as Millis;
     let grace = shared.limits.relays.restart_grace;
     let mut jumps = JumpWatch::new(&shared.clock);
-    // What ends with its holder is looked at once: when the restart grace is over.
-    let mut looked_at_held = false;
     // Index rows up to here have been looked at; what is left of them has no lease that can end.
     let mut swept_to: Millis = 0;
     let mut not_before = Duration::ZERO;
     loop {
-        let now = shared.clock.now();
-        let next = engine.read_store(move |store| store.next_expiry(swept_to)).await;
-        let next = next.ok().flatten().unwrap_or(Millis::MAX);
-        let grace_end = if looked_at_held { Millis::MAX } else { shared.boot.grace_end };
-        let target = next.min(grace_end).min(now + interval);
+        // Whatever is written while the index is being read wakes this up again.
+        signals.wakes_at.store(Millis::MAX, Ordering::Relaxed);
+        let Ok(next) = engine.read_store(move |store| store.next_expiry(swept_to)).await else {
+            rest(RETRY).await;
+            continue;
+        };
+        let held_done = signals.held_done.load(Ordering::Relaxed);
+        let grace_end = if held_done { Millis::MAX } else { shared.boot.grace_end };
+        let ceiling = shared.clock.now().saturating_add(interval);
+        let target = next.unwrap_or(Millis::MAX).min(grace_end).min(ceiling);
         signals.wakes_at.store(target, Ordering::Relaxed);
         tokio::select! {
             () = shared.clock.sleep_until_wall(target) => {}
-            () = signals.wake.notified() => {}
+            () = signals.wake.notified() => {
+                rest(REST).await;
+                continue;
+            }
         }
         if jumps.jumped(&shared.clock) {
             tracing::warn!(delay = ?grace, "the wall clock leapt ahead by more than an hour: sweeping waits");
@@ -49,10 +61,10 @@ pub(super) async fn run(engine: Engine) {
         match engine.sweep().await {
             Ok(_) => {
                 swept_to = now;
-                looked_at_held |= now >= shared.boot.grace_end;
+                rest(REST).await;
             }
-            // Tried again with the next look; the writer has logged why.
-            Err(_) => shared.clock.sleep(Duration::from_secs(1)).await,
+            // The writer has logged why.
+            Err(_) => rest(RETRY).await,
         }
     }
 }
@@ -71,7 +83,7 @@ impl Engine {
             self.expire(batch, &mut swept).await?;
             after = Some(last);
         }
-        if now >= self.0.boot.grace_end {
+        if now >= self.0.boot.grace_end && !self.0.sweeper.held_done.load(Ordering::Relaxed) {
             loop {
                 let from = after.take();
                 let batch = self.read_store(move |store| store.held(from.as_ref(), most)).await?;
@@ -81,6 +93,7 @@ impl Engine {
             }
             let boot = self.0.boot.number;
             self.run(Promise::Applied, move |turn| turn.changes.live_since(boot)).await?;
+            self.0.sweeper.held_done.store(true, Ordering::Relaxed);
         }
         Ok(swept)
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use super::{Answer, Command, Core, Effect, Job, Promise, Shared, Turn, Unavailable};
+use super::{Answer, Command, Core, Effect, Ended, Job, Promise, Shared, Turn, Unavailable};
 use crate::id::Kind;
 use crate::limits::{ENGINE_DRAIN, Limits};
 use crate::registry::{Boot, Registries};
@@ -60,6 +60,8 @@ struct Batch {
 pub(super) fn fold(store: &Store, boot: Boot, limits: &Limits) -> Result<(Registries, usize), StoreError> {
     let mut registries = Registries::new(boot, limits);
     let folded = store.fold(|row| registries.load(row))?;
+    // A number that was given is never given again, whether or not its row decodes.
+    registries.rendezvous.continue_after(folded.last_sequence);
     for (key, reason) in &folded.undecodable {
         tracing::error!(%key, %reason, "a row does not decode: it is left alone");
     }
@@ -81,25 +83,16 @@ pub(super) fn start(
     let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
         Builder::new().name(name.into()).spawn(run).expect("the operating system can start two threads")
     };
-    let writer = spawn(
-        "waypost-writer",
-        Box::new(move || {
-            let _ended = Ended(shared);
-            writer.run(&inbox);
-        }),
-    );
-    let flusher = spawn("waypost-flusher", Box::new(move || flusher.run(&batches)));
-    vec![writer, flusher]
-}
-
-/// Tells that the writer has ended, a panic included.
-struct Ended(Arc<Shared>);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        self.0.ready.store(false, Ordering::Relaxed);
-        self.0.ended.send_replace(true);
-    }
+    let (writer_ended, flusher_ended) = (Ended(shared.clone()), Ended(shared));
+    let run_writer = move || {
+        let _ended = writer_ended;
+        writer.run(&inbox);
+    };
+    let run_flusher = move || {
+        let _ended = flusher_ended;
+        flusher.run(&batches);
+    };
+    vec![spawn("waypost-writer", Box::new(run_writer)), spawn("waypost-flusher", Box::new(run_flusher))]
 }
 
 struct Writer {
@@ -278,18 +271,28 @@ impl Writer {
         store.flush()?;
         self.shared.undecodable.store(undecodable, Ordering::Relaxed);
         self.core.registries = registries;
+        self.shared.sweeper.held_done.store(false, Ordering::Relaxed);
+        self.shared.sweeper.wake.notify_one();
         Ok(store)
     }
 
-    /// The store has what was flushed, the hub knows who is here: whoever left meanwhile leaves the registries too.
+    /// The store has what was flushed, the hub knows who is here: whoever left meanwhile leaves the registries too, and
+    /// relays that are here stay. Sockets that the daemon closes itself have not left.
     fn reconcile(&self, registries: &mut Registries) -> Changes {
         let mut changes = Changes::default();
+        let old = &self.core.registries;
+        registries.rendezvous.continue_after(old.rendezvous.last_sequence());
+        if self.core.draining {
+            return changes;
+        }
         let live = registries.relays.live_ids().chain(registries.rendezvous.live_ids());
         let gone: Vec<_> = live.filter(|id| !self.core.hub.is_held(id)).cloned().collect();
         for id in gone {
             registries.leave(&id, &mut changes);
         }
-        registries.rendezvous.continue_sequence(&self.core.registries.rendezvous);
+        for id in self.core.hub.held_ids() {
+            registries.relays.carry_over(id, &old.relays, &mut changes);
+        }
         changes
     }
 }
@@ -324,8 +327,10 @@ impl Flusher {
         let (waiting, lost): (Vec<_>, Vec<_>) = waiting.into_iter().partition(counts);
         fail(lost);
         let dirty = self.unflushed.swap(false, Ordering::AcqRel);
-        let Some(store) = store.as_ref().filter(|_| dirty || !waiting.is_empty()) else {
-            // Closed after a failure: then the epoch has risen and nothing is waiting.
+        let Some(store) = store.as_ref().filter(|_| dirty) else {
+            // Everything that was committed before is on the disk already. Or the store is closed after a failure: then
+            // the epoch has risen, and nothing waits here.
+            waiting.into_iter().flat_map(|batch| batch.pending).for_each(Pending::deliver);
             return;
         };
         let started = self.shared.clock.running();

@@ -142,8 +142,9 @@ impl Hub {
 
     /// Closes the socket with the most unsent output.
     pub fn close_slowest(&self) {
-        if let Some(slowest) = self.sockets.values().max_by_key(|socket| socket.outbox.unsent()) {
-            slowest.outbox.close(Close::SLOW_CONSUMER);
+        let open = self.sockets.values().map(|socket| &socket.outbox).filter(|outbox| !outbox.is_closing());
+        if let Some(slowest) = open.max_by_key(|outbox| outbox.unsent()) {
+            slowest.close(Close::SLOW_CONSUMER);
         }
     }
 }

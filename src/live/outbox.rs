@@ -72,6 +72,8 @@ pub struct Outbox {
 #[derive(Debug, Default)]
 struct Queue {
     messages: VecDeque<Utf8Bytes>,
+    /// What these add up to.
+    bytes: usize,
     close: Option<Close>,
     probes: Vec<oneshot::Sender<()>>,
     gone: bool,
@@ -101,16 +103,22 @@ impl Outbox {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the socket is about to be closed.
+    pub fn is_closing(&self) -> bool {
+        self.lock().close.is_some()
+    }
+
     /// Queues a message. `Full` also closes the socket as a slow consumer; both outcomes are counted.
     pub fn try_send(&self, text: Utf8Bytes) -> Result<(), Undelivered> {
         let mut queue = self.lock();
         let outcome = if queue.gone || queue.close.is_some() {
             Undelivered::Gone
-        } else if self.unsent() + text.len() > self.budget.per_socket {
+        } else if queue.bytes + text.len() > self.budget.per_socket {
             queue.close = Some(Close::SLOW_CONSUMER);
             Undelivered::Full
         } else {
             self.count(text.len());
+            queue.bytes += text.len();
             queue.messages.push_back(text);
             drop(queue);
             self.wake.notify_one();
@@ -160,7 +168,10 @@ impl Outbox {
 
     /// The next message to write; it counts as unsent until [`Outbox::sent`].
     pub fn next(&self) -> Option<Utf8Bytes> {
-        self.lock().messages.pop_front()
+        let mut queue = self.lock();
+        let text = queue.messages.pop_front()?;
+        queue.bytes -= text.len();
+        Some(text)
     }
 
     /// Bytes that the session writes past the queue: its answers.
@@ -182,6 +193,7 @@ impl Outbox {
         let mut queue = self.lock();
         queue.gone = true;
         queue.messages = VecDeque::new();
+        queue.bytes = 0;
         queue.probes = Vec::new();
         let left = self.unsent();
         drop(queue);

@@ -53,6 +53,12 @@ impl Registries {
         Registries { relays: Relays::new(boot), rendezvous: Rendezvous::new(boot, limits.rendezvous.clone()) }
     }
 
+    /// Sets the end of the restart grace, once it is known.
+    pub fn begin(&mut self, boot: Boot) {
+        self.relays.begin(boot);
+        self.rendezvous.begin(boot);
+    }
+
     /// Takes a lease back from its rows.
     pub fn load(&mut self, row: Row<'_>) {
         match row {

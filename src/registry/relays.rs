@@ -103,6 +103,10 @@ impl Relays {
         Relays { boot, relays: HashMap::new(), live: Pool::default(), kept: Pool::default() }
     }
 
+    pub fn begin(&mut self, boot: Boot) {
+        self.boot = boot;
+    }
+
     pub fn len(&self) -> usize {
         self.relays.len()
     }
@@ -206,6 +210,16 @@ impl Relays {
         };
         self.relays.insert(id.clone(), relay);
         self.place(&id);
+    }
+
+    /// After a storage failure: brings over an entry of this boot that `old` has and the store may have lost.
+    pub fn carry_over(&mut self, id: &PeerId, old: &Relays, changes: &mut Changes) {
+        let live = old.relays.get(id).filter(|relay| relay.boot == self.boot.number);
+        if let Some(relay) = live.filter(|relay| self.relays.get(id) != Some(relay)) {
+            self.write(id, relay, !self.relays.contains_key(id), changes);
+            self.relays.insert(id.clone(), relay.clone());
+            self.place(id);
+        }
     }
 
     /// Ids whose holder lived in this boot.

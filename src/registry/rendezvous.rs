@@ -31,6 +31,8 @@ pub struct Found {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Meeting {
     pub peer: PeerId,
+    /// Whether it stood there in this boot. Of an earlier one whoever holds the id now may be somebody else.
+    pub of_this_boot: bool,
     pub relay_id: String,
     pub meeting_point: String,
 }
@@ -66,6 +68,8 @@ pub struct Totals {
     pub points: usize,
     pub tokens: usize,
     pub payload_bytes: u64,
+    /// Payloads and names: what the rows take in the store, within a few bytes each.
+    pub stored_bytes: u64,
 }
 
 impl Rendezvous {
@@ -80,6 +84,10 @@ impl Rendezvous {
             by_peer: HashMap::new(),
             totals: Totals::default(),
         }
+    }
+
+    pub fn begin(&mut self, boot: Boot) {
+        self.boot = boot;
     }
 
     pub fn len(&self) -> usize {
@@ -140,9 +148,13 @@ impl Rendezvous {
                 return Err(Refused::PeerQuota);
             }
         }
-        let bytes: usize = request.payloads.iter().map(String::len).sum();
+        let points = request.points.iter().map(|point| &point.name);
+        let texts = points.chain(&request.tokens).chain(&request.payloads);
+        let bytes: usize = texts.map(String::len).sum();
+        let entries = self.totals.points + self.totals.tokens + request.points.len() + request.tokens.len();
         let full = self.registrations.len() >= self.rules.max_registrations
-            || self.totals.payload_bytes + bytes as u64 > self.rules.max_stored_bytes;
+            || entries > self.rules.max_entries
+            || self.totals.stored_bytes + bytes as u64 > self.rules.max_stored_bytes;
         if full { Err(Refused::RegistryFull) } else { Ok(()) }
     }
 
@@ -172,6 +184,7 @@ impl Rendezvous {
         let mut bytes = 0;
         let meeting = |other: &Registration, name: &str| Meeting {
             peer: other.peer.clone(),
+            of_this_boot: other.boot == self.boot.number,
             relay_id: other.relay_id.to_string(),
             meeting_point: name.to_owned(),
         };
@@ -259,12 +272,12 @@ impl Rendezvous {
         self.insert(sequence, &record, amendment.as_ref(), indexed, points, tokens);
     }
 
-    /// Keeps counting where the registries before a storage failure had come to.
-    pub fn continue_sequence(&mut self, old: &Rendezvous) {
-        self.next_sequence = self.next_sequence.max(old.next_sequence);
+    /// The newest number given.
+    pub fn last_sequence(&self) -> u64 {
+        self.next_sequence - 1
     }
 
-    /// Keeps counting behind `last`, which a row has that perhaps does not decode and is to be left alone.
+    /// Keeps counting behind `last`, whose row perhaps does not decode and is to be left alone.
     pub fn continue_after(&mut self, last: u64) {
         self.next_sequence = self.next_sequence.max(last + 1);
     }
@@ -301,7 +314,10 @@ impl Rendezvous {
             }
         }
         let payload_bytes = record.payloads.iter().map(|payload| payload.len() as u64).sum();
+        let names = record.points.iter().map(|point| &point.name).chain(&record.tokens);
+        let stored_bytes = payload_bytes + names.map(|name| name.len() as u64).sum::<u64>();
         self.totals.payload_bytes += payload_bytes;
+        self.totals.stored_bytes += stored_bytes;
         let registration = Registration {
             boot: record.boot,
             peer,
@@ -311,6 +327,7 @@ impl Rendezvous {
             points_end: record.points_end,
             tokens_end: record.tokens_end,
             payload_bytes,
+            stored_bytes,
             indexed,
             amended: amendment.is_some(),
         };

@@ -91,8 +91,7 @@ fn network_of(address: IpAddr) -> IpAddr {
 /// of X-Forwarded-For, else of Forwarded. An entry that is no address counts for the proxy that passed it on.
 pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let peer = peer.to_canonical();
-    let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
-    if !is_trusted(&peer) {
+    if !is_trusted(peer, trusted) {
         return peer;
     }
     let lines = |name: &str| -> Vec<String> {
@@ -106,12 +105,16 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> I
     let mut nearest = peer;
     for entry in entries.iter().rev() {
         let Some(address) = parse_address(entry) else { return nearest };
-        if !is_trusted(&address) {
+        if !is_trusted(address, trusted) {
             return address;
         }
         nearest = address;
     }
     nearest
+}
+
+pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+    trusted.iter().any(|network| network.contains(&address.to_canonical()))
 }
 
 /// The `for` of one element of Forwarded (RFC 7239).

@@ -27,10 +27,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, rest};
 use crate::engine::Engine;
-use crate::limits::Limits;
-use crate::metrics::Metrics;
+use crate::limits::{Limits, PENDING_CONNECTIONS, PENDING_CONNECTIONS_PER_ADDRESS, REQUEST_HEAD_BYTES};
+use crate::metrics::{Metrics, RefusalLabel};
 use crate::wire::signalling::{ServerMessage, encode};
 use drain::{Drain, Token};
 use gate::Gate;
@@ -62,6 +62,8 @@ struct App {
     clock: Clock,
     metrics: Arc<Metrics>,
     gate: Arc<Gate>,
+    /// HTTP connections, until they become sockets. Trusted proxies have as many as they like.
+    pending: Arc<Gate>,
     trusted_proxies: Vec<IpNet>,
     server_id: String,
     admin_token: AdminToken,
@@ -100,6 +102,7 @@ impl Server {
         let connections = &options.limits.connections;
         let app = Arc::new(App {
             gate: Gate::new(connections.max_connections, connections.max_connections_per_address),
+            pending: Gate::new(PENDING_CONNECTIONS, PENDING_CONNECTIONS_PER_ADDRESS),
             engine: options.engine,
             limits: options.limits,
             clock: options.clock,
@@ -111,8 +114,13 @@ impl Server {
         });
         let drain = Drain::new();
         let accepting = vec![
-            tokio::spawn(accept(listener, public::routes(app.clone(), drain.token()), drain.token())),
-            tokio::spawn(accept(admin_listener, admin::routes(app), drain.token())),
+            tokio::spawn(accept(
+                listener,
+                public::routes(app.clone(), drain.token()),
+                app.clone(),
+                drain.token(),
+            )),
+            tokio::spawn(accept(admin_listener, admin::routes(app.clone()), app, drain.token())),
         ];
         Ok(Server { public, admin, accepting, drain })
     }
@@ -132,8 +140,8 @@ impl Server {
     }
 }
 
-/// Accepts until told to stop. Each connection is served by a task of its own.
-async fn accept(listener: TcpListener, routes: Router, mut token: Token) {
+/// Accepts until told to stop. Each connection is served by a task of its own; one too many is dropped.
+async fn accept(listener: TcpListener, routes: Router, app: Arc<App>, mut token: Token) {
     let service = TowerToHyperService::new(routes);
     loop {
         let accepted = tokio::select! {
@@ -142,23 +150,31 @@ async fn accept(listener: TcpListener, routes: Router, mut token: Token) {
         };
         match accepted {
             Ok((stream, peer)) => {
-                drop(tokio::spawn(serve(stream, peer.ip(), service.clone(), token.clone())))
+                let peer = peer.ip();
+                let trusted = gate::is_trusted(peer, &app.trusted_proxies);
+                match (!trusted).then(|| app.pending.admit(peer)).transpose() {
+                    Ok(permit) => {
+                        let served = serve(stream, peer, service.clone(), token.clone());
+                        tokio::spawn(async move {
+                            served.await;
+                            drop(permit);
+                        });
+                    }
+                    Err(reason) => {
+                        app.metrics.refused.get_or_create(&RefusalLabel { reason }).inc();
+                    }
+                }
             }
             Err(error) => {
                 // Out of descriptors, mostly: what is open goes on, and closing gives some back.
                 tracing::warn!(%error, "cannot accept");
                 tokio::select! {
-                    () = wait(Duration::from_millis(100)) => {}
+                    () = rest(Duration::from_millis(100)) => {}
                     () = token.stopped() => return,
                 }
             }
         }
     }
-}
-
-/// Waiting for the machine rather than for time: no test moves it.
-async fn wait(time: Duration) {
-    let _ = tokio::time::timeout(time, std::future::pending::<()>()).await;
 }
 
 async fn serve(stream: TcpStream, peer: IpAddr, routes: TowerToHyperService<Router>, mut token: Token) {
@@ -171,6 +187,7 @@ async fn serve(stream: TcpStream, peer: IpAddr, routes: TowerToHyperService<Rout
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(REQUEST_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);

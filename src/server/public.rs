@@ -78,9 +78,9 @@ async fn open_socket(app: Arc<App>, token: Token, request: Request) -> Response 
         signalling::serve(socket, session_app, address, token).await;
         drop(permit);
     });
-    opened.unwrap_or_else(|response| {
+    opened.unwrap_or_else(|error| {
         app.metrics.refused.get_or_create(&RefusalLabel { reason: Refusal::BadUpgrade }).inc();
-        response
+        (StatusCode::BAD_REQUEST, Json(json!({ "error": error }))).into_response()
     })
 }
 

@@ -24,12 +24,16 @@ use crate::metrics::Ending;
 
 /// Messages read while an earlier one is being handled.
 const READ_AHEAD: usize = 16;
+/// Bytes of them at which no more are read.
+const READ_AHEAD_BYTES: usize = 64 * 1024;
+/// Frames read before what they caused is flushed: answers to pings count nowhere else.
+const FRAMES_PER_FLUSH: usize = 64;
 /// Unsent bytes at which a session handles no more messages until the socket takes some.
 const ENOUGH_UNSENT: usize = 64 * 1024;
 /// How long a close frame may take to go out, and the peer to answer it.
 const CLOSING: Duration = Duration::from_secs(2);
-/// How much of a too large message is read and thrown away, so that the close frame reaches its sender.
-const THROWN_AWAY: usize = 64 << 20;
+/// How long the rest of a refused message is read and thrown away, so that the close frame reaches its sender.
+const THROWING_AWAY: Duration = Duration::from_secs(10);
 
 const TOO_LARGE: Close = Close { code: 1009, reason: "message too large", ending: Ending::TooLarge };
 const NOT_TEXT: Close = Close { code: 1007, reason: "text is not UTF-8", ending: Ending::NotText };
@@ -60,6 +64,9 @@ pub struct Session<'a, D> {
     clock: Clock,
     token: Token,
     ahead: VecDeque<Incoming>,
+    ahead_bytes: usize,
+    /// Frames read since the last flush.
+    frames: usize,
     in_flight: Option<Pin<Box<dyn Future<Output = String> + Send>>>,
     /// An answer that waits until the socket has taken what was fed before.
     answer: Option<Utf8Bytes>,
@@ -129,6 +136,8 @@ impl<'a, D: Dialect> Session<'a, D> {
             clock,
             token,
             ahead: VecDeque::new(),
+            ahead_bytes: 0,
+            frames: 0,
             in_flight: None,
             answer: None,
             fed: 0,
@@ -157,7 +166,7 @@ impl<'a, D: Dialect> Session<'a, D> {
             if stopping && self.in_flight.is_none() && self.answer.is_none() && self.ahead.is_empty() {
                 return self.finish(Close::SHUTDOWN).await;
             }
-            let may_read = self.ahead.len() < READ_AHEAD && !stopping;
+            let may_read = !self.is_ahead() && self.frames < FRAMES_PER_FLUSH && !stopping;
             tokio::select! {
                 biased;
                 answer = async { self.in_flight.as_mut().expect("checked by the guard").await }, if self.in_flight.is_some() => {
@@ -183,7 +192,7 @@ impl<'a, D: Dialect> Session<'a, D> {
                         return Ended::at_once(Ending::Failed);
                     }
                     self.outbox.sent(std::mem::take(&mut self.fed));
-                    self.unflushed = false;
+                    (self.unflushed, self.frames) = (false, 0);
                 }
                 () = alarm.as_mut() => {
                     match self.pulse.beat(self.clock.running()) {
@@ -222,6 +231,7 @@ impl<'a, D: Dialect> Session<'a, D> {
             && self.fed < ENOUGH_UNSENT
             && let Some(message) = self.ahead.pop_front()
         {
+            self.ahead_bytes -= message.as_ref().map_or(0, |text| text.len());
             match self.dialect.handle(message) {
                 Reaction::Answer(answer) => self.feed_text(answer.into()).await.map_err(failed)?,
                 Reaction::Later(mut answer) => match answer.as_mut().now_or_never() {
@@ -249,11 +259,18 @@ impl<'a, D: Dialect> Session<'a, D> {
     /// Asks the peer for a sign of life; when so much is unread that no pong could be seen, the peer is alive and it is
     /// this side that is behind.
     fn probe(&mut self, probes: Vec<oneshot::Sender<()>>) -> Result<(), Error> {
+        let pinged = !self.probes.is_empty();
         self.probes.extend(probes);
-        if self.ahead.len() >= READ_AHEAD {
+        if self.is_ahead() {
             self.answer_probes();
+            return Ok(());
         }
-        self.ping()
+        if pinged { Ok(()) } else { self.ping() }
+    }
+
+    /// Whether so much was read and not handled that reading stops.
+    fn is_ahead(&self) -> bool {
+        self.ahead.len() >= READ_AHEAD || self.ahead_bytes >= READ_AHEAD_BYTES
     }
 
     /// While the socket takes nothing, a ping would only wait behind the rest, and time on this socket with it: it is
@@ -281,6 +298,9 @@ impl<'a, D: Dialect> Session<'a, D> {
             Some(Err(_)) => return Err(None),
         };
         self.pulse.last_frame = self.clock.running();
+        if self.unflushed {
+            self.frames += 1;
+        }
         self.answer_probes();
         let incoming = match message {
             Message::Text(text) => Some(text),
@@ -292,6 +312,7 @@ impl<'a, D: Dialect> Session<'a, D> {
             }
         };
         self.pulse.first_message_by = None;
+        self.ahead_bytes += incoming.as_ref().map_or(0, |text| text.len());
         self.ahead.push_back(incoming);
         Ok(())
     }
@@ -330,13 +351,12 @@ impl Ended {
     pub async fn linger(self) {
         let Some(mut socket) = self.closing else { return };
         if self.how == Ending::TooLarge || self.how == Ending::NotText {
-            let mut left = THROWN_AWAY;
-            let mut buffer = vec![0; 16 * 1024];
-            while let Ok(Ok(read @ 1..)) = timeout(CLOSING, socket.get_mut().read(&mut buffer)).await
-                && left > 0
-            {
-                left = left.saturating_sub(read);
-            }
+            let thrown_away = async {
+                let mut buffer = vec![0; 16 * 1024];
+                while let Ok(Ok(1..)) = timeout(CLOSING, socket.get_mut().read(&mut buffer)).await {}
+            };
+            // Whoever goes on sending for longer does not listen.
+            let _ = timeout(THROWING_AWAY, thrown_away).await;
         } else {
             let answered = async { while let Some(Ok(_)) = socket.next().await {} };
             // A peer that does not answer the close is left all the same.

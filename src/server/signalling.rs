@@ -43,6 +43,8 @@ pub async fn serve(socket: Socket, app: Arc<App>, address: IpAddr, token: Token)
         app: app.clone(),
     };
     let (limits, clock) = (&app.limits, app.clock.clone());
+    // Shutting down waits until the peer has read why, too.
+    let _lingering = token.clone();
     let session =
         Session::new(socket, &joined.outbox, dialect, clock, token, &limits.connections, &limits.liveness);
     let ended = session.run(app.server_info.clone()).await;

@@ -6,9 +6,9 @@
 
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::HeaderMap;
 use axum::http::header::{CONNECTION, UPGRADE};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
@@ -26,14 +26,13 @@ pub fn is_asked(headers: &HeaderMap) -> bool {
     names(CONNECTION, "upgrade") && names(UPGRADE, "websocket")
 }
 
-/// Answers the handshake and runs `serve` on the socket in a task of its own; a malformed handshake is a 400.
+/// Answers the handshake and runs `serve` on the socket in a task of its own; a malformed handshake is told why.
 pub fn accept<F: Future<Output = ()> + Send>(
     mut request: Request,
     config: WebSocketConfig,
     serve: impl FnOnce(Socket) -> F + Send + 'static,
-) -> Result<Response, Response> {
-    let response = create_response_with_body(&request, Body::empty)
-        .map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()).into_response())?;
+) -> Result<Response, String> {
+    let response = create_response_with_body(&request, Body::empty).map_err(|error| error.to_string())?;
     let upgrading = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         match upgrading.await {

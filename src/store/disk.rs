@@ -1,13 +1,15 @@
 //! The files under sled: what it leaves to its user to make durable and to clean up.
 //!
 //! Owns fdatasync of sled's log, of the blob files that sled writes beside it for entries over 128 KiB and never
-//! syncs, and of the directories; and the boot number noted beside them. Must not know trees or records.
+//! syncs, and of the directories; the lock, and the boot number noted beside them. Must not know trees or records.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
+
+use rustix::fs::{Advice, fadvise};
 
 const BOOT: &str = "boot";
 
@@ -27,10 +29,33 @@ struct Blobs {
     again: Vec<PathBuf>,
 }
 
-/// Before sled is opened: the folder exists durably, and a snapshot that a kill cut short is gone, since sled would
-/// trip over it.
-pub(super) fn prepare(path: &Path) -> io::Result<()> {
+/// Makes the folder and locks it against other processes; `None` where one holds it.
+pub(super) fn lock(path: &Path) -> io::Result<Option<File>> {
     fs::create_dir_all(path)?;
+    let lock = File::create(path.join("lock"))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// After a failed flush the kernel may show pages that never reached the disk, and will not mention them again: lets go
+/// of what it has cached, so that the next reader sees the disk.
+pub(super) fn forget_cached(path: &Path) -> io::Result<()> {
+    for folder in [path.to_owned(), path.join("blobs")] {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                fadvise(File::open(entry.path())?, 0, None, Advice::DontNeed)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Before sled is opened: a snapshot that a kill cut short is removed, since sled would trip over it.
+pub(super) fn prepare(path: &Path) -> io::Result<()> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
         let name = entry.file_name();

@@ -86,6 +86,8 @@ pub struct Store {
     disk: Disk,
     faults: Faults,
     boot: u64,
+    /// Held until everything above is closed.
+    _lock: std::fs::File,
 }
 
 impl Store {
@@ -101,19 +103,21 @@ impl Store {
         Ok(store)
     }
 
-    /// Opens the store within a boot, after a failure.
+    /// Opens the store within a boot, after a failure, as the disk has it.
     pub fn reopen(path: &Path, faults: Faults, boot: u64) -> Result<Store, OpenError> {
+        disk::forget_cached(path).map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
         Ok(Store { boot, ..Store::open_again(path, faults, migrate::STEPS)? })
     }
 
     fn open_again(path: &Path, faults: Faults, steps: &[Migration]) -> Result<Store, OpenError> {
         let io = |source| OpenError::Io { path: path.to_owned(), source };
+        let lock = disk::lock(path).map_err(io)?.ok_or_else(|| OpenError::InUse(path.to_owned()))?;
         disk::prepare(path).map_err(io)?;
         let db = open_sled(path)?;
         guarded(|| refuse_lost_rows(&db, path)).map_err(|error| OpenError::of(path, error))?;
         let db = migrate::run(db, path, steps)?;
         let disk = Disk::open(path).map_err(io)?;
-        Ok(Store { db, disk, faults, boot: 0 })
+        Ok(Store { db, disk, faults, boot: 0, _lock: lock })
     }
 
     fn count_boot(&self) -> Result<u64, StoreError> {

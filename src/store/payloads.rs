@@ -10,7 +10,7 @@ use sled::IVec;
 
 use super::key::LeaseKey;
 use super::record::{self, RegistrationRecord};
-use super::{Changes, Store, StoreError};
+use super::{Changes, Store, StoreError, guarded};
 use crate::id::Kind;
 
 /// One dead drop: a registration and the position of the point in it.
@@ -58,15 +58,17 @@ impl Pins {
         if pins.is_empty() {
             return Ok(());
         }
-        for sequence in changes.removed_registrations() {
-            if let Some(pin) = pins.get_mut(&sequence) {
-                pin.kept = match changes.written_registration(sequence) {
-                    Some(row) => Some(row.clone()),
-                    None => store.lease_tree(Kind::Registration)?.get(sequence.to_be_bytes())?,
-                };
+        guarded(|| {
+            for sequence in changes.removed_registrations() {
+                if let Some(pin) = pins.get_mut(&sequence) {
+                    pin.kept = match changes.written_registration(sequence) {
+                        Some(row) => Some(row.clone()),
+                        None => store.lease_tree(Kind::Registration)?.get(sequence.to_be_bytes())?,
+                    };
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 

@@ -29,6 +29,7 @@ pub(super) struct Registration {
     pub(super) points_end: Millis,
     pub(super) tokens_end: Millis,
     pub(super) payload_bytes: u64,
+    pub(super) stored_bytes: u64,
     pub(super) indexed: Indexed,
     pub(super) amended: bool,
 }
@@ -182,6 +183,7 @@ impl Rendezvous {
     pub(super) fn remove(&mut self, sequence: u64, changes: &mut Changes) {
         let Some(registration) = self.registrations.remove(&sequence) else { return };
         self.totals.payload_bytes -= registration.payload_bytes;
+        self.totals.stored_bytes -= registration.stored_bytes;
         if let Some(holdings) = self.by_peer.get_mut(&registration.peer) {
             holdings.sequences.retain(|other| *other != sequence);
             if holdings.sequences.is_empty() {

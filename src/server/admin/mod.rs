@@ -123,6 +123,10 @@ async fn leases(
     for kind in kinds.into_iter().skip_while(|kind| Some(*kind) != first) {
         let left = limit - page.leases.len();
         if left == 0 {
+            page.cursor = page.leases.last().map(|last| format!("{}/{}", last.kind, last.key));
+            break;
+        }
+        if left == 0 {
             // Full before this kind was looked at: the next page goes on behind the last lease of this one.
             page.cursor = page.leases.last().map(|lease| format!("{}/{}", lease.kind, lease.key));
             break;

@@ -1,0 +1,121 @@
+//! The documentation says what the code does: settings and their defaults, metrics, error codes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use waypost::config::Settings;
+use waypost::metrics::{
+    Ending, EndingLabel, ErrorLabel, MessageLabel, Metrics, Refusal, RefusalLabel, Undelivered,
+    UndeliveredLabel,
+};
+
+const OPERATIONS: &str = include_str!("../docs/operations.md");
+const PROTOCOL: &str = include_str!("../docs/protocol.md");
+const METRICS: &str = include_str!("../src/metrics.rs");
+
+/// `section.key` and default of every setting, as `waypost config print` has them.
+fn settings() -> BTreeSet<(String, String)> {
+    let mut section = String::new();
+    let mut found = BTreeSet::new();
+    for line in Settings::default().to_toml_with_comments().lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            section = name.to_owned();
+        } else if let Some((key, default)) = line.split_once(" = ")
+            && !line.starts_with('#')
+        {
+            found.insert((format!("{section}.{key}"), default.to_owned()));
+        }
+    }
+    found
+}
+
+/// The first two cells of each row of the tables under a heading, without their backticks.
+fn rows(page: &str, heading: &str) -> BTreeSet<(String, String)> {
+    let under = page.split_once(&format!("\n## {heading}\n")).expect("the heading is there").1;
+    let under = under.split("\n## ").next().unwrap_or_default();
+    let rows = under.lines().filter(|line| line.starts_with("| `"));
+    let cells = rows.map(|row| row.split('|').map(|cell| cell.trim().trim_matches('`').to_owned()));
+    cells.filter_map(|mut cells| Some((cells.nth(1)?, cells.next()?))).collect()
+}
+
+#[test]
+fn the_settings_table_has_every_setting_with_its_default_and_nothing_else() {
+    let settings = settings();
+    assert!(settings.contains(&("sweep.max_batch".to_owned(), "1024".to_owned())));
+    assert_eq!(rows(OPERATIONS, "Settings"), settings);
+}
+
+/// Every metric's name and type as it is scraped, with a value wherever there are labels.
+fn metrics() -> BTreeSet<(String, String)> {
+    let metrics = Metrics::default();
+    metrics.refused.get_or_create(&RefusalLabel { reason: Refusal::Total }).inc();
+    metrics.ended.get_or_create(&EndingLabel { reason: Ending::Closed }).inc();
+    metrics.messages.get_or_create(&MessageLabel { r#type: "ping" }).inc();
+    metrics.errors.get_or_create(&ErrorLabel { code: "invalid_json" }).inc();
+    metrics.undelivered.get_or_create(&UndeliveredLabel { outcome: Undelivered::Full }).inc();
+    metrics.lease_gauge("relay", 1);
+    metrics.swept.get_or_create(&waypost::metrics::KindLabel { kind: "relay" }).inc();
+    let text = metrics.render();
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    types
+        .map(|(name, kind)| {
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            (format!("{name}{suffix}"), kind.to_owned())
+        })
+        .collect()
+}
+
+#[test]
+fn the_metrics_table_has_every_metric_with_its_type_and_nothing_else() {
+    let metrics = metrics();
+    let declared = METRICS.split_once("\nmetrics! {").expect("the metrics are declared").1;
+    let declared = declared.split("\n}").next().unwrap_or_default().lines();
+    let declared = declared.filter(|line| !line.is_empty() && !line.trim().starts_with("///")).count();
+    assert_eq!(metrics.len(), declared, "a metric with labels needs a value in this test");
+    assert_eq!(rows(OPERATIONS, "Metrics"), metrics);
+}
+
+/// The string literals that may be the code of a refusal: those in the first argument of `Refusal::of` and
+/// `Refusal::new`, and where that is a variable `code`, those that it may have been given.
+fn codes() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            for start in ["Refusal::of(", "Refusal::new("] {
+                let calls = text.split(start).skip(1).filter_map(|rest| rest.split(',').next());
+                found.extend(calls.flat_map(literals));
+            }
+            if text.contains("Refusal::new(code,") {
+                let given = text.split("let code = ").skip(1).filter_map(|rest| rest.split(';').next());
+                found.extend(given.flat_map(literals));
+            }
+        }
+    }
+    found.retain(|text: &String| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'));
+    found
+}
+
+/// The strings of an expression, without those that something is compared with.
+fn literals(expression: &str) -> Vec<String> {
+    let parts: Vec<_> = expression.split('"').collect();
+    let strings = parts.windows(2).step_by(2).filter(|pair| !pair[0].trim_end().ends_with("=="));
+    strings.map(|pair| pair[1].to_owned()).collect()
+}
+
+#[test]
+fn the_table_of_codes_has_every_code_that_is_answered_and_nothing_else() {
+    let codes = codes();
+    for known in ["rate_limited", "too_many_tokens", "invalid_points", "storage_unavailable"] {
+        assert!(codes.contains(known), "{known} is found in the sources");
+    }
+    let told: BTreeSet<String> = rows(PROTOCOL, "Error codes").into_iter().map(|(code, _)| code).collect();
+    assert_eq!(told, codes);
+}
