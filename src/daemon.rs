@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,7 +82,9 @@ impl Daemon {
         let limits = settings.limits();
         let folder = settings.server.data_dir.clone();
         let file = |path: PathBuf| move |source| StartError::File { path, source };
-        std::fs::create_dir_all(&folder).map_err(file(folder.clone()))?;
+        // Its owner's alone, where it does not exist yet.
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        made.map_err(file(folder.clone()))?;
         let key = folder.join(SERVER_KEY);
         let key = ServerKey::load_or_create(&key).map_err(file(key))?;
         let admin_token = folder.join(ADMIN_TOKEN);

@@ -36,7 +36,6 @@ pub enum Ending {
     SlowConsumer,
     Replaced,
     Shutdown,
-    Operator,
 }
 
 /// Why a message for another socket was not queued.

@@ -217,8 +217,8 @@ async fn of_two_newcomers_one_takes_the_silent_holders_id_and_the_other_finds_it
     let (mut holder, _) = silent_holder(&daemon, register("alice")).await;
     let [mut one, mut other] = daemon.raws().await;
     claim(&mut one, &mut holder, register("alice")).await;
-    // One ping serves both: this claim is seen in the answers alone.
     other.send_json(&register("alice")).await.unwrap();
+    daemon.until_metric("waypost_messages_total{type=\"register\"}", 3.0).await;
     let first = async {
         loop {
             daemon.advance(PROBE);
