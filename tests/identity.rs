@@ -9,6 +9,7 @@ use std::time::Duration;
 use daemon::{RawTcp, SECOND, TestDaemon, ask, error, hear, hears_nothing};
 use serde_json::{Value, json};
 use waypost::client::{ClientError, RawSocket};
+use waypost::store::Faults;
 
 const PROBE: Duration = Duration::from_secs(5);
 const KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
@@ -343,4 +344,23 @@ async fn a_pairing_code_is_checked_before_its_key_and_each_fault_has_its_text() 
     let answer = ask(&mut socket, unpadded).await;
     assert_eq!((&answer["pairingCode"], &answer["relays"]), (&json!("ABC234"), &Value::Null));
     assert!(answer["serverId"].is_string() && answer["resumeToken"].is_string());
+}
+
+#[tokio::test]
+async fn a_request_that_the_storage_refused_took_no_id() {
+    type Fault = fn(&Faults);
+    let faults: [Fault; 2] = [|faults| faults.fail_write(1), |faults| faults.fail_flush(1)];
+    for fail in faults {
+        let daemon = TestDaemon::start().await;
+        let [mut one, mut other] = daemon.raws().await;
+        let meet = json!({"type": "register_rendezvous", "peerId": "alice", "dailyPoints": ["p"]});
+        fail(&daemon.faults);
+        assert_eq!(ask(&mut one, meet.clone()).await["code"], "storage_unavailable");
+        daemon.until("the store is open again", |status| status.ready).await;
+        let status = daemon.until("the id is free", |status| status.connections.ids == 0).await;
+        assert_eq!(status.connections.open, 2);
+        // Somebody else may have it, and is told the token that proves it.
+        let answer = ask(&mut other, meet.clone()).await;
+        assert!(answer["resumeToken"].is_string(), "{answer}");
+    }
 }

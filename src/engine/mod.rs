@@ -17,7 +17,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::clock::{Clock, Millis};
-use crate::id::SocketId;
+use crate::id::{Generation, SocketId};
 use crate::limits::{ENGINE_QUEUE, Limits};
 use crate::live::hub::Hub;
 use crate::live::outbox::{Budget, Close, Outbox};
@@ -140,8 +140,13 @@ struct Turn<'a> {
     now: Millis,
     changes: &'a mut Changes,
     effects: Vec<Effect>,
+    taken: Option<Taken>,
     metrics: &'a Metrics,
 }
+
+/// An id that a request took: free again if the request fails after all.
+#[derive(Clone, Copy)]
+struct Taken(SocketId, Generation);
 
 /// What is done after the commit, before the answer.
 enum Effect {
@@ -163,6 +168,29 @@ enum Command {
     /// The flush of this epoch failed.
     FlushFailed(u64),
     Stop,
+}
+
+impl Shared {
+    /// As [`Engine::run`], past the queue's bound: for what must not be lost and cannot be repeated at will.
+    fn submit<A: Send + 'static>(
+        &self,
+        promise: Promise,
+        request: impl FnOnce(&mut Turn<'_>) -> A + Send + 'static,
+    ) -> oneshot::Receiver<Result<A, Unavailable>> {
+        let (answer, receiver) = oneshot::channel();
+        let work: Work = Box::new(move |turn| match turn {
+            Ok(turn) => {
+                let result = request(turn);
+                // An asker that has gone away does not need its answer.
+                Box::new(move |kept: Result<(), Unavailable>| drop(answer.send(kept.map(|()| result))))
+            }
+            Err(why) => Box::new(move |_| drop(answer.send(Err(why)))),
+        });
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        // Without a writer the work is dropped, and with it the sender: the receiver fails.
+        let _ = self.commands.send(Command::Run(Job { promise, work }));
+        receiver
+    }
 }
 
 impl Engine {
@@ -224,28 +252,7 @@ impl Engine {
             self.0.metrics.overloaded.inc();
             return Err(Unavailable::Overloaded);
         }
-        self.submit(promise, request).await.unwrap_or(Err(Unavailable::Stopped))
-    }
-
-    /// As [`Engine::run`], past the queue's bound: for what must not be lost and cannot be repeated at will.
-    fn submit<A: Send + 'static>(
-        &self,
-        promise: Promise,
-        request: impl FnOnce(&mut Turn<'_>) -> A + Send + 'static,
-    ) -> oneshot::Receiver<Result<A, Unavailable>> {
-        let (answer, receiver) = oneshot::channel();
-        let work: Work = Box::new(move |turn| match turn {
-            Ok(turn) => {
-                let result = request(turn);
-                // An asker that has gone away does not need its answer.
-                Box::new(move |kept: Result<(), Unavailable>| drop(answer.send(kept.map(|()| result))))
-            }
-            Err(why) => Box::new(move |_| drop(answer.send(Err(why)))),
-        });
-        self.0.waiting.fetch_add(1, Ordering::Relaxed);
-        // Without a writer the work is dropped, and with it the sender: the receiver fails.
-        let _ = self.0.commands.send(Command::Run(Job { promise, work }));
-        receiver
+        self.0.submit(promise, request).await.unwrap_or(Err(Unavailable::Stopped))
     }
 
     /// A new socket: it is in the hub until the guard is dropped, and then leaves once, whatever ended it.
@@ -253,13 +260,13 @@ impl Engine {
         let socket = SocketId(self.0.sockets.fetch_add(1, Ordering::Relaxed) + 1);
         let outbox = Outbox::new(socket, address, self.0.clock.running(), self.0.budget.clone());
         let entry = outbox.clone();
-        self.submit(Promise::None, move |turn| turn.core.hub.join(entry));
+        self.0.submit(Promise::None, move |turn| turn.core.hub.join(entry));
         Joined { engine: self.clone(), outbox }
     }
 
     /// From now on sockets end because the daemon ends: that is not leaving (protocol: signalling, section 7).
     pub async fn drain(&self) {
-        let _ = self.submit(Promise::None, |turn| turn.core.draining = true).await;
+        let _ = self.0.submit(Promise::None, |turn| turn.core.draining = true).await;
     }
 
     /// Whether writes are taken.
@@ -303,11 +310,20 @@ impl Drop for Joined {
     fn drop(&mut self) {
         self.outbox.end();
         let socket = self.outbox.socket;
-        self.engine.submit(Promise::None, move |turn| turn.leave(socket));
+        self.engine.0.submit(Promise::None, move |turn| turn.leave(socket));
     }
 }
 
 impl Turn<'_> {
+    /// Nobody was told that they hold these.
+    fn give_back(&mut self, taken: Vec<Taken>) {
+        for Taken(socket, generation) in taken {
+            if let Some(id) = self.core.hub.give_back(socket, generation) {
+                self.core.registries.leave_live(&id, self.changes);
+            }
+        }
+    }
+
     fn leave(&mut self, socket: SocketId) {
         if let Some(id) = self.core.hub.leave(socket)
             && !self.core.draining

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::{Effect, Engine, Promise, Turn};
+use super::{Effect, Engine, Promise, Taken, Turn};
 use crate::id::{Generation, PeerId, ResumeDigest, SocketId, new_resume_token};
 use crate::limits::RELAYS_ON_REGISTER;
 use crate::live::hub::Claim;
@@ -201,7 +201,9 @@ impl Turn<'_> {
     fn take(&mut self, socket: SocketId, id: &PeerId) -> (String, ResumeDigest) {
         let token = new_resume_token(&mut self.core.rng);
         let digest = ResumeDigest::of(&token);
-        if let Some(replaced) = self.core.hub.take(socket, id, digest) {
+        let (generation, replaced) = self.core.hub.take(socket, id, digest);
+        self.taken = generation.map(|generation| Taken(socket, generation));
+        if let Some(replaced) = replaced {
             self.metrics.takeovers.inc();
             self.effects.push(Effect::Close(replaced, Close::REPLACED));
         }

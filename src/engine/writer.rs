@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use super::{Answer, Command, Core, Effect, Ended, Job, Promise, Shared, Turn, Unavailable};
+use super::{Answer, Command, Core, Effect, Ended, Job, Promise, Shared, Taken, Turn, Unavailable};
 use crate::id::Kind;
 use crate::limits::{ENGINE_DRAIN, Limits};
 use crate::registry::{Boot, Registries};
@@ -24,6 +24,7 @@ const FLUSH_WITHIN: Duration = Duration::from_millis(200);
 /// An answer whose rows are committed.
 struct Pending {
     effects: Vec<Effect>,
+    taken: Option<Taken>,
     answer: Answer,
 }
 
@@ -165,10 +166,16 @@ impl Writer {
                 (job.work)(Err(Unavailable::Storage))(Ok(()));
                 continue;
             }
-            let mut turn =
-                Turn { core: &mut self.core, now, changes: &mut changes, effects: Vec::new(), metrics };
+            let mut turn = Turn {
+                core: &mut self.core,
+                now,
+                changes: &mut changes,
+                effects: Vec::new(),
+                taken: None,
+                metrics,
+            };
             let answer = (job.work)(Ok(&mut turn));
-            let pending = Pending { effects: turn.effects, answer };
+            let pending = Pending { effects: turn.effects, taken: turn.taken, answer };
             match job.promise {
                 Promise::Flushed => after_flush.push(pending),
                 Promise::None | Promise::Applied => at_once.push(pending),
@@ -181,7 +188,12 @@ impl Writer {
         }
         if let Err(error) = self.commit(&changes) {
             tracing::error!(%error, rows = changes.rows(), "a commit failed");
-            at_once.into_iter().chain(after_flush).for_each(|pending| pending.fail(Unavailable::Storage));
+            let failed: Vec<Pending> = at_once.into_iter().chain(after_flush).collect();
+            for Taken(socket, generation) in failed.iter().filter_map(|pending| pending.taken) {
+                // What the registries have of it goes with the fold.
+                self.core.hub.give_back(socket, generation);
+            }
+            failed.into_iter().for_each(|pending| pending.fail(Unavailable::Storage));
             self.fail("commit");
             return;
         }
@@ -287,9 +299,7 @@ impl Writer {
         }
         let live = registries.relays.live_ids().chain(registries.rendezvous.live_ids());
         let gone: Vec<_> = live.filter(|id| !self.core.hub.is_held(id)).cloned().collect();
-        for id in gone {
-            registries.leave(&id, &mut changes);
-        }
+        gone.iter().for_each(|id| registries.leave_live(id, &mut changes));
         for id in self.core.hub.held_ids() {
             registries.relays.carry_over(id, &old.relays, &mut changes);
         }
@@ -325,7 +335,7 @@ impl Flusher {
         let epoch = self.shared.epoch.load(Ordering::Relaxed);
         let counts = |batch: &Batch| batch.epoch == epoch && batch.epoch > self.failed_epoch;
         let (waiting, lost): (Vec<_>, Vec<_>) = waiting.into_iter().partition(counts);
-        fail(lost);
+        self.fail(lost);
         let dirty = self.unflushed.swap(false, Ordering::AcqRel);
         let Some(store) = store.as_ref().filter(|_| dirty) else {
             // Everything that was committed before is on the disk already. Or the store is closed after a failure: then
@@ -343,15 +353,20 @@ impl Flusher {
             Err(error) => {
                 tracing::error!(%error, "a flush failed");
                 self.failed_epoch = epoch;
-                fail(waiting);
                 // Without a writer there is nothing to reopen.
                 let _ = self.shared.commands.send(Command::FlushFailed(epoch));
+                self.fail(waiting);
             }
         }
     }
-}
 
-fn fail(batches: Vec<Batch>) {
-    let lost = batches.into_iter().flat_map(|batch| batch.pending);
-    lost.for_each(|pending| pending.fail(Unavailable::Storage));
+    fn fail(&self, batches: Vec<Batch>) {
+        let lost: Vec<Pending> = batches.into_iter().flat_map(|batch| batch.pending).collect();
+        let taken: Vec<Taken> = lost.iter().filter_map(|pending| pending.taken).collect();
+        if !taken.is_empty() {
+            // Before the answers, so that a second try finds the ids free.
+            self.shared.submit(Promise::None, |turn| turn.give_back(taken));
+        }
+        lost.into_iter().for_each(|pending| pending.fail(Unavailable::Storage));
+    }
 }

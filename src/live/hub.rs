@@ -54,6 +54,12 @@ impl Hub {
         Some(id)
     }
 
+    /// Frees the id that a socket took as `generation`, if it still holds it so.
+    pub fn give_back(&mut self, socket: SocketId, generation: Generation) -> Option<PeerId> {
+        let holder = self.ids.get(self.holds(socket)?)?;
+        if holder.generation == generation { self.release(socket) } else { None }
+    }
+
     /// Frees the id that a socket holds, without the socket's end.
     pub fn release(&mut self, socket: SocketId) -> Option<PeerId> {
         let id = self.sockets.get_mut(&socket)?.id.take()?;
@@ -89,19 +95,28 @@ impl Hub {
         }
     }
 
-    /// Gives the id to the socket, under a new resume token; a socket that is replaced is told so by the caller.
-    pub fn take(&mut self, socket: SocketId, id: &PeerId, resume: ResumeDigest) -> Option<Arc<Outbox>> {
-        let newcomer = self.sockets.get_mut(&socket)?;
+    /// Gives the id to the socket, under a new resume token and, unless it held it already, as a new generation; a
+    /// socket that is replaced is told so by the caller.
+    pub fn take(
+        &mut self,
+        socket: SocketId,
+        id: &PeerId,
+        resume: ResumeDigest,
+    ) -> (Option<Generation>, Option<Arc<Outbox>>) {
+        let Some(newcomer) = self.sockets.get_mut(&socket) else { return (None, None) };
         newcomer.id = Some(id.clone());
-        let same = self.ids.get(id).filter(|holder| holder.socket == socket).map(|holder| holder.generation);
-        let generation = same.unwrap_or_else(|| {
-            self.last_generation += 1;
-            Generation(self.last_generation)
+        if let Some(own) = self.ids.get_mut(id).filter(|holder| holder.socket == socket) {
+            own.resume = resume;
+            return (None, None);
+        }
+        self.last_generation += 1;
+        let generation = Generation(self.last_generation);
+        let old = self.ids.insert(id.clone(), Holder { socket, generation, resume });
+        let replaced = old.and_then(|old| self.sockets.get_mut(&old.socket)).map(|replaced| {
+            replaced.id = None;
+            replaced.outbox.clone()
         });
-        let old = self.ids.insert(id.clone(), Holder { socket, generation, resume })?;
-        let replaced = self.sockets.get_mut(&old.socket).filter(|_| old.socket != socket)?;
-        replaced.id = None;
-        Some(replaced.outbox.clone())
+        (Some(generation), replaced)
     }
 
     /// The id that a socket holds.
@@ -175,16 +190,28 @@ mod tests {
     #[test]
     fn the_late_exit_of_a_replaced_socket_leaves_its_successor_alone() {
         let mut hub = hub_with(2);
-        assert!(hub.take(SocketId(1), &id("a"), ResumeDigest::of("one")).is_none());
+        assert!(hub.take(SocketId(1), &id("a"), ResumeDigest::of("one")).1.is_none());
         assert!(matches!(hub.claim(SocketId(2), &id("a"), Some("wrong"), None), Claim::Taken { .. }));
         assert!(matches!(hub.claim(SocketId(2), &id("a"), Some("one"), None), Claim::TakeOver));
-        let replaced = hub.take(SocketId(2), &id("a"), ResumeDigest::of("two")).unwrap();
+        let replaced = hub.take(SocketId(2), &id("a"), ResumeDigest::of("two")).1.unwrap();
         assert_eq!(replaced.socket, SocketId(1));
         assert_eq!(hub.leave(SocketId(1)), None);
         assert_eq!(hub.outbox(&id("a")).unwrap().socket, SocketId(2));
         assert_eq!(hub.leave(SocketId(2)), Some(id("a")));
         assert_eq!(hub.leave(SocketId(2)), None, "leaving twice is leaving once");
         assert!(!hub.is_held(&id("a")));
+    }
+
+    #[test]
+    fn an_id_is_given_back_only_as_it_was_taken() {
+        let mut hub = hub_with(1);
+        let (first, _) = hub.take(SocketId(1), &id("a"), ResumeDigest::of("one"));
+        hub.release(SocketId(1));
+        let (second, _) = hub.take(SocketId(1), &id("a"), ResumeDigest::of("two"));
+        hub.give_back(SocketId(1), first.unwrap());
+        assert!(hub.is_held(&id("a")));
+        hub.give_back(SocketId(1), second.unwrap());
+        assert!(!hub.is_held(&id("a")) && hub.holds(SocketId(1)).is_none());
     }
 
     #[test]

@@ -84,6 +84,12 @@ impl Registries {
         self.rendezvous.leave(id, changes);
     }
 
+    /// As [`Registries::leave`], for what was live in this boot alone: nobody who came for it has been here since.
+    pub fn leave_live(&mut self, id: &PeerId, changes: &mut Changes) {
+        self.relays.leave_live(id, changes);
+        self.rendezvous.leave_live(id, changes);
+    }
+
     /// Whether both would answer every request alike.
     pub fn same_as(&self, other: &Registries) -> bool {
         self.relays.same_as(&other.relays) && self.rendezvous.same_as(&other.rendezvous)

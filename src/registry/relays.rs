@@ -188,6 +188,13 @@ impl Relays {
         }
     }
 
+    /// As [`Relays::leave`], for an entry of this boot.
+    pub fn leave_live(&mut self, id: &PeerId, changes: &mut Changes) {
+        if self.relays.get(id).is_some_and(|relay| relay.boot == self.boot.number) {
+            self.leave(id, changes);
+        }
+    }
+
     /// Ends an entry that was kept over a restart and that nobody came back for.
     pub fn expire(&mut self, id: &PeerId, now: Millis, changes: &mut Changes) -> Expired {
         match self.relays.get(id) {

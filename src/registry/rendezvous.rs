@@ -336,7 +336,20 @@ impl Rendezvous {
 
     /// The holder of `peer` is gone: its tokens go, its points stay until their TTL where the setting says so.
     pub fn leave(&mut self, peer: &PeerId, changes: &mut Changes) {
+        self.leave_where(peer, |_| true, changes);
+    }
+
+    /// As [`Rendezvous::leave`], for registrations of this boot.
+    pub fn leave_live(&mut self, peer: &PeerId, changes: &mut Changes) {
+        let boot = self.boot.number;
+        self.leave_where(peer, |registration| registration.boot == boot, changes);
+    }
+
+    fn leave_where(&mut self, peer: &PeerId, which: impl Fn(&Registration) -> bool, changes: &mut Changes) {
         for sequence in self.by_peer.get(peer).cloned().unwrap_or_default().sequences {
+            if !which(&self.registrations[&sequence]) {
+                continue;
+            }
             let mut lost = self.clear(sequence, Half::Tokens);
             if !self.rules.keep_drops {
                 lost |= self.clear(sequence, Half::Points);

@@ -39,6 +39,9 @@ use secrets::AdminToken;
 /// How long a client may take to send the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long an HTTP request may still take once the daemon ends.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
 /// What the front end is started with.
 pub struct Options {
     pub listen: SocketAddr,
@@ -195,7 +198,11 @@ async fn serve(stream: TcpStream, peer: IpAddr, routes: TowerToHyperService<Rout
         ended = connection.as_mut() => ended,
         () = token.stopped() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            // Whoever has not finished asking by then is not waited for.
+            match tokio::time::timeout(LAST_ANSWERS, connection).await {
+                Ok(ended) => ended,
+                Err(_) => return,
+            }
         }
     };
     if let Err(error) = ended {
