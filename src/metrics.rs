@@ -5,7 +5,8 @@
 
 use std::sync::atomic::AtomicU64;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text::encode};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -15,34 +16,46 @@ use prometheus_client::registry::{Registry, Unit};
 /// A counter of seconds.
 pub type Seconds = Counter<f64, AtomicU64>;
 
-/// Why a connection was refused before its upgrade.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum Refusal {
-    Total,
-    Address,
-    BadUpgrade,
+macro_rules! label_values {
+    ($($(#[$doc:meta])* $name:ident { $($variant:ident = $text:literal,)+ })*) => { $(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($variant,)+ }
+
+        impl EncodeLabelValue for $name {
+            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+                let text = match self { $($name::$variant => $text,)+ };
+                EncodeLabelValue::encode(&text, encoder)
+            }
+        }
+    )* };
 }
 
-/// How a socket ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum Ending {
-    Closed,
-    Failed,
-    Silent,
-    NoFirstMessage,
-    TooLarge,
-    NotText,
-    Abuse,
-    SlowConsumer,
-    Replaced,
-    Shutdown,
-}
-
-/// Why a message for another socket was not queued.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum Undelivered {
-    Full,
-    Gone,
+label_values! {
+    /// Why a connection was refused before its upgrade.
+    Refusal {
+        Total = "total",
+        Address = "address",
+        BadUpgrade = "bad_upgrade",
+    }
+    /// How a socket ended.
+    Ending {
+        Closed = "closed",
+        Failed = "failed",
+        Silent = "silent",
+        NoFirstMessage = "no_first_message",
+        TooLarge = "too_large",
+        NotText = "not_text",
+        Abuse = "abuse",
+        SlowConsumer = "slow_consumer",
+        Replaced = "replaced",
+        Shutdown = "shutdown",
+    }
+    /// Why a message for another socket was not queued.
+    Undelivered {
+        Full = "full",
+        Gone = "gone",
+    }
 }
 
 macro_rules! labels {
@@ -169,7 +182,7 @@ mod tests {
         metrics.writer_busy.inc_by(0.25);
         let text = metrics.render();
         assert!(text.contains("# HELP waypost_connections Sockets that are open now."), "{text}");
-        assert!(text.contains("waypost_connections_refused_total{reason=\"Address\"} 1"), "{text}");
+        assert!(text.contains("waypost_connections_refused_total{reason=\"address\"} 1"), "{text}");
         assert!(text.contains("waypost_engine_writer_busy_seconds_total 0.25"), "{text}");
         assert!(text.ends_with("# EOF\n"));
     }

@@ -46,7 +46,7 @@ async fn a_socket_is_pinged_every_30_seconds_and_dropped_after_60_of_silence() {
     assert_eq!(socket.frame().await, PING_FRAME);
     daemon.advance(60 * SECOND);
     assert_eq!(socket.frame().await, None, "dropped without a word");
-    daemon.until_metric("waypost_connections_ended_total{reason=\"Silent\"}", 1.0).await;
+    daemon.until_metric("waypost_connections_ended_total{reason=\"silent\"}", 1.0).await;
 }
 
 #[tokio::test]
@@ -263,7 +263,7 @@ async fn a_slow_consumer_is_closed_and_the_others_go_on() {
     // Each of these is 50 pushes to the slow one, which reads none of them, and one to the quick one, which does.
     let mut many = daemon.raw().await;
     let mut rounds = 0;
-    let full = "waypost_messages_undelivered_total{outcome=\"Full\"}";
+    let full = "waypost_messages_undelivered_total{outcome=\"full\"}";
     while metric(&daemon.admin().metrics().await.unwrap(), full) == 0.0 {
         for _ in 0..10 {
             assert_eq!(ask(&mut many, at("many", 50)).await["type"], "rendezvous_result");
