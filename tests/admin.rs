@@ -352,3 +352,13 @@ async fn while_the_storage_fails_writes_are_refused_reads_go_on_and_nothing_ackn
         assert_eq!(offered(&mut reader).await, ["alice"]);
     }
 }
+
+#[tokio::test]
+async fn the_metrics_tell_what_is_there_before_anybody_has_come() {
+    let mut daemon = TestDaemon::start().await;
+    let mut alice = daemon.raw().await;
+    meet(&mut alice, "alice", json!({"dailyPoints": ["a", "b"], "deadDrop": "x"})).await;
+    daemon.restart([alice]).await;
+    daemon.until_metric("waypost_leases{kind=\"registration\"}", 1.0).await;
+    daemon.until_metric("waypost_points", 2.0).await;
+}

@@ -110,6 +110,7 @@ struct Writer {
 
 impl Writer {
     fn run(mut self, inbox: &Receiver<Command>) {
+        self.measure();
         loop {
             let first = match self.reopen_at {
                 None => inbox.recv().ok(),
@@ -236,6 +237,10 @@ impl Writer {
         if changes.earliest().is_some_and(|end| end < sweeper.wakes_at.load(Ordering::Relaxed)) {
             sweeper.wake.notify_one();
         }
+        self.measure();
+    }
+
+    fn measure(&self) {
         let (metrics, registries) = (&self.shared.metrics, &self.core.registries);
         metrics.lease_gauge(Kind::Relay.name(), registries.relays.len());
         metrics.lease_gauge(Kind::Registration.name(), registries.rendezvous.len());
