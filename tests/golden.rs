@@ -131,7 +131,7 @@ fn write_golden(path: &Path) {
     drop(store);
     let store = open(path);
     put_boot(&store, 2, |changes| {
-        changes.remove_registration(5, false, Indexed::at(removed.points_end));
+        changes.remove_registration(5, 1, false, Indexed::at(removed.points_end));
         changes.live_since(1);
     });
 }
@@ -153,7 +153,7 @@ fn the_store_of_schema_1_says_what_it_said() {
     let (mut relays, mut registrations) = (relays().into_iter(), registrations().into_iter());
     let folded = store.fold(|row| match row {
         Row::Relay { id, record } => assert_eq!(Some((id, record)), relays.next()),
-        Row::Registration { sequence, record, amendment, indexed } => {
+        Row::Registration { sequence, record, amendment, indexed, .. } => {
             assert_eq!(Some((sequence, record, amendment, indexed)), registrations.next());
         }
     });

@@ -63,8 +63,8 @@ impl Registries {
     pub fn load(&mut self, row: Row<'_>) {
         match row {
             Row::Relay { id, record } => self.relays.load(id, record),
-            Row::Registration { sequence, record, amendment, indexed } => {
-                self.rendezvous.load(sequence, record, amendment, Indexed::at(indexed));
+            Row::Registration { sequence, record, amendment, indexed, parts } => {
+                self.rendezvous.load(sequence, record, amendment, Indexed::at(indexed), parts);
             }
         }
     }

@@ -51,6 +51,13 @@ pub enum Refused {
     RegistryFull,
 }
 
+/// What the rows of a registration say beside its record.
+struct Rows<'a> {
+    amendment: Option<&'a Amendment>,
+    indexed: Indexed,
+    parts: u16,
+}
+
 pub struct Rendezvous {
     boot: Boot,
     rules: RendezvousRules,
@@ -254,8 +261,9 @@ impl Rendezvous {
             (true, _) => tokens_end,
         };
         let indexed = Indexed::at(first_end);
-        changes.put_new(&LeaseKey::registration(sequence), &record, indexed);
-        self.insert(sequence, &record, None, indexed, points.into(), tokens.into());
+        let parts = changes.put_new(&LeaseKey::registration(sequence), &record, indexed);
+        let rows = Rows { amendment: None, indexed, parts };
+        self.insert(sequence, &record, rows, points.into(), tokens.into());
     }
 
     /// Takes a registration back from its rows.
@@ -265,11 +273,13 @@ impl Rendezvous {
         record: RegistrationRecord<'_>,
         amendment: Option<Amendment>,
         indexed: Indexed,
+        parts: u16,
     ) {
         self.continue_after(sequence);
         let points = record.points.iter().map(|point| PointKey::of(&point.name)).collect();
         let tokens = record.tokens.iter().map(|name| PointKey::of(name)).collect();
-        self.insert(sequence, &record, amendment.as_ref(), indexed, points, tokens);
+        let rows = Rows { amendment: amendment.as_ref(), indexed, parts };
+        self.insert(sequence, &record, rows, points, tokens);
     }
 
     /// The newest number given.
@@ -286,12 +296,12 @@ impl Rendezvous {
         &mut self,
         sequence: u64,
         record: &RegistrationRecord<'_>,
-        amendment: Option<&Amendment>,
-        indexed: Indexed,
+        rows: Rows<'_>,
         points: Box<[PointKey]>,
         tokens: Box<[PointKey]>,
     ) {
         let Some(peer) = PeerId::parse(&record.peer) else { return };
+        let Rows { amendment, indexed, parts } = rows;
         // One copy of the id for all that a peer has.
         let peer = self.by_peer.get_key_value(&peer).map_or(peer, |(known, _)| known.clone());
         let holdings = self.by_peer.entry(peer.clone()).or_default();
@@ -329,6 +339,7 @@ impl Rendezvous {
             payload_bytes,
             stored_bytes,
             indexed,
+            parts,
             amended: amendment.is_some(),
         };
         self.registrations.insert(sequence, registration);

@@ -5,10 +5,15 @@
 
 use sled::IVec;
 
-use super::key::{self, HELD, INDEX, LIVE_SINCE, LeaseKey, META};
+use super::key::{self, HELD, INDEX, LIVE_SINCE, LeaseKey, META, Satellite};
 use super::record::{self, Amendment, Record};
 use crate::clock::Millis;
 use crate::id::Kind;
+
+/// Bytes of a registration's row; a larger one is written in parts. sled puts a log entry of more than 128 KiB into a
+/// file of its own, which a power cut can leave damaged where the log already names it: then nothing can be opened any
+/// more. The largest entries are leaves, of up to 20 rows.
+pub const PART_BYTES: usize = 4096;
 
 /// Where the expiry index has a lease. The registries keep it beside the lease, so that no request reads the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,10 +62,10 @@ impl Changes {
         self.earliest
     }
 
-    /// Writes a lease for the first time.
-    pub fn put_new<R: Record>(&mut self, key: &LeaseKey, record: &R, end: Indexed) {
-        self.write(key, record, end);
+    /// Writes a lease for the first time; tells in how many parts.
+    pub fn put_new<R: Record>(&mut self, key: &LeaseKey, record: &R, end: Indexed) -> u16 {
         self.index(key, end);
+        self.write(key, record, end)
     }
 
     /// Writes a lease again where it is indexed at or before its end: the index stays as it is.
@@ -79,9 +84,12 @@ impl Changes {
         self.unindex(key, indexed);
     }
 
-    /// Removes a registration, its amendment if it has one, and its index row.
-    pub fn remove_registration(&mut self, sequence: u64, amended: bool, indexed: Indexed) {
+    /// Removes a registration with all its parts, its amendment if it has one, and its index row.
+    pub fn remove_registration(&mut self, sequence: u64, parts: u16, amended: bool, indexed: Indexed) {
         self.remove(&LeaseKey::registration(sequence), indexed);
+        for number in 1..parts {
+            self.push(key::tree_name(Kind::Registration), key::part(sequence, number), None);
+        }
         if amended {
             self.push(key::tree_name(Kind::Registration), key::amendment(sequence), None);
         }
@@ -98,9 +106,21 @@ impl Changes {
         }
     }
 
-    fn write<R: Record>(&mut self, key: &LeaseKey, record: &R, indexed: Indexed) {
+    /// A registration may be larger than what sled keeps in its log: then it is written in parts.
+    fn write<R: Record>(&mut self, key: &LeaseKey, record: &R, indexed: Indexed) -> u16 {
         let value = record::encode(record, indexed.0);
-        self.push(key::tree_name(key.kind), key.bytes.clone(), Some(value.into()));
+        let tree = key::tree_name(key.kind);
+        let Some(sequence) = key.sequence().filter(|_| value.len() > PART_BYTES) else {
+            self.push(tree, key.bytes.clone(), Some(value.into()));
+            return 1;
+        };
+        let mut parts = 0;
+        for part in value.chunks(PART_BYTES) {
+            let key = if parts == 0 { key.bytes.clone() } else { key::part(sequence, parts) };
+            self.push(tree, key, Some(part.into()));
+            parts += 1;
+        }
+        parts
     }
 
     fn index(&mut self, key: &LeaseKey, at: Indexed) {
@@ -124,10 +144,14 @@ impl Changes {
         removed.filter_map(|row| row.key.as_ref().try_into().ok().map(u64::from_be_bytes))
     }
 
-    /// A registration's record, where these write it.
-    pub(super) fn written_registration(&self, sequence: u64) -> Option<&IVec> {
-        let key = sequence.to_be_bytes();
-        self.registration_rows().filter(|row| row.key == key).find_map(|row| row.value.as_ref())
+    /// A registration's record, all its parts, where these write it.
+    pub(super) fn written_registration(&self, sequence: u64) -> Option<Vec<u8>> {
+        let own = |row: &&Row| {
+            row.key == sequence.to_be_bytes() || key::satellite(&row.key) == Some((sequence, Satellite::Part))
+        };
+        let parts: Vec<&IVec> =
+            self.registration_rows().filter(own).filter_map(|row| row.value.as_ref()).collect();
+        (!parts.is_empty()).then(|| parts.into_iter().flat_map(|part| part.iter().copied()).collect())
     }
 
     fn registration_rows(&self) -> impl Iterator<Item = &Row> {

@@ -20,6 +20,15 @@ pub const HELD: Millis = 0;
 
 /// What follows a registration's key in the key of its amendment.
 const AMENDMENT: u8 = 1;
+/// What follows it in the keys of its further parts, before their number (u16, big-endian).
+const PART: u8 = 2;
+
+/// A row that belongs to a registration beside its first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Satellite {
+    Amendment,
+    Part,
+}
 
 /// The tree of a kind.
 pub(super) const fn tree_name(kind: Kind) -> &'static str {
@@ -100,10 +109,24 @@ pub(super) fn amendment(sequence: u64) -> IVec {
     IVec::from(&key)
 }
 
-/// The registration that an amendment's key names.
-pub(super) fn amended(key: &[u8]) -> Option<u64> {
-    let (sequence, mark) = key.split_first_chunk::<8>()?;
-    (mark == [AMENDMENT]).then(|| u64::from_be_bytes(*sequence))
+/// The key of a registration's `number`-th further part, from 1 on: they sort behind its amendment, in order.
+pub(super) fn part(sequence: u64, number: u16) -> IVec {
+    let mut key = [0; 11];
+    key[..8].copy_from_slice(&sequence.to_be_bytes());
+    key[8] = PART;
+    key[9..].copy_from_slice(&number.to_be_bytes());
+    IVec::from(&key)
+}
+
+/// The registration that a row belongs to, and as what; `None` for its first row.
+pub(super) fn satellite(key: &[u8]) -> Option<(u64, Satellite)> {
+    let (sequence, rest) = key.split_first_chunk::<8>()?;
+    let what = match rest {
+        [AMENDMENT] => Satellite::Amendment,
+        [PART, _, _] => Satellite::Part,
+        _ => return None,
+    };
+    Some((u64::from_be_bytes(*sequence), what))
 }
 
 /// Takes an index row apart.
@@ -137,11 +160,12 @@ mod tests {
     }
 
     #[test]
-    fn an_amendment_sorts_between_its_registration_and_the_next() {
+    fn what_belongs_to_a_registration_sorts_between_it_and_the_next() {
         let (this, next) = (LeaseKey::registration(7), LeaseKey::registration(8));
-        assert!(this.bytes < amendment(7) && amendment(7) < next.bytes);
-        assert_eq!(amended(&amendment(7)), Some(7));
-        assert_eq!(amended(&this.bytes), None);
+        assert!([&this.bytes, &amendment(7), &part(7, 1), &part(7, 256), &next.bytes].is_sorted());
+        assert_eq!(satellite(&amendment(7)), Some((7, Satellite::Amendment)));
+        assert_eq!(satellite(&part(7, 300)), Some((7, Satellite::Part)));
+        assert_eq!(satellite(&this.bytes), None);
     }
 
     #[test]

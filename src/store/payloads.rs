@@ -6,12 +6,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sled::IVec;
-
 use super::key::LeaseKey;
 use super::record::{self, RegistrationRecord};
 use super::{Changes, Store, StoreError, guarded};
-use crate::id::Kind;
 
 /// One dead drop: a registration and the position of the point in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +25,7 @@ pub struct Pins(Arc<Mutex<HashMap<u64, Pin>>>);
 struct Pin {
     readers: usize,
     /// The row, once its registration has been removed from the store.
-    kept: Option<IVec>,
+    kept: Option<Vec<u8>>,
 }
 
 /// Dead drops that stay readable while this lives.
@@ -52,6 +49,10 @@ impl Pins {
         Pinned { pins: self.clone(), drops }
     }
 
+    fn kept(&self, sequence: u64) -> Option<Vec<u8>> {
+        self.lock().get(&sequence)?.kept.clone()
+    }
+
     /// Called by the writer before a commit: keeps the rows that the commit removes and somebody has pinned.
     pub fn keep_removed(&self, changes: &Changes, store: &Store) -> Result<(), StoreError> {
         let mut pins = self.lock();
@@ -62,8 +63,8 @@ impl Pins {
             for sequence in changes.removed_registrations() {
                 if let Some(pin) = pins.get_mut(&sequence) {
                     pin.kept = match changes.written_registration(sequence) {
-                        Some(row) => Some(row.clone()),
-                        None => store.lease_tree(Kind::Registration)?.get(sequence.to_be_bytes())?,
+                        Some(row) => Some(row),
+                        None => store.registration(sequence)?,
                     };
                 }
             }
@@ -91,28 +92,35 @@ impl Pinned {
         self.drops.is_empty()
     }
 
-    /// Reads the point's name and payload of each, in order. Blocks on the disk where the row is not cached.
+    /// Reads the payload of each, in order. Blocks on the disk where the rows are not cached.
     pub fn read(&self, store: &Store) -> Result<Vec<String>, StoreError> {
-        let tree = store.lease_tree(Kind::Registration)?;
-        let mut last: Option<(u64, IVec)> = None;
+        let mut last: Option<(u64, Vec<u8>)> = None;
         let mut payloads = Vec::with_capacity(self.drops.len());
         for drop in &self.drops {
             let row = match last.take() {
                 Some((sequence, row)) if sequence == drop.sequence => row,
-                _ => {
-                    // First the store, then what was kept: a row is kept before it is removed.
-                    let stored = tree.get(&LeaseKey::registration(drop.sequence).bytes)?;
-                    let kept = || self.pins.lock().get(&drop.sequence).and_then(|pin| pin.kept.clone());
-                    match stored.or_else(kept) {
-                        Some(row) => row,
-                        None => return Err(StoreError::Disk(std::io::ErrorKind::NotFound.into())),
-                    }
+                _ => store.registration(drop.sequence)?.unwrap_or_default(),
+            };
+            // First the store, then what was kept: rows are kept before they are removed. A removal in the midst of
+            // reading the parts leaves something that does not decode.
+            let (payload, row) = match payload(&row, drop.point) {
+                Ok(payload) => (payload, row),
+                Err(error) => {
+                    let row = self.pins.kept(drop.sequence).ok_or(error)?;
+                    (self::payload(&row, drop.point)?, row)
                 }
             };
-            payloads.push(payload(&row, drop.point)?);
+            payloads.push(payload);
             last = Some((drop.sequence, row));
         }
         Ok(payloads)
+    }
+}
+
+impl Store {
+    /// The bytes of a registration's record, all its parts.
+    fn registration(&self, sequence: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.raw(&LeaseKey::registration(sequence))?.map(|raw| raw.value().to_vec()))
     }
 }
 

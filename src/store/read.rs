@@ -7,7 +7,7 @@ use std::ops::Bound;
 
 use sled::IVec;
 
-use super::key::{self, HELD, INDEX, LeaseKey};
+use super::key::{self, HELD, INDEX, LeaseKey, Satellite};
 use super::record::{self, Amendment, RegistrationRecord, RelayRecord, Undecodable};
 use super::{Store, StoreError, guarded};
 use crate::clock::Millis;
@@ -25,6 +25,8 @@ pub enum Row<'a> {
         record: RegistrationRecord<'a>,
         amendment: Option<Amendment>,
         indexed: Millis,
+        /// How many rows the record takes.
+        parts: u16,
     },
 }
 
@@ -47,27 +49,46 @@ pub struct Due {
 /// The raw rows of one lease.
 pub(super) struct Raw {
     pub key: LeaseKey,
-    pub value: IVec,
+    pub first: IVec,
+    /// All parts together, where there are more than one.
+    pub joined: Vec<u8>,
+    pub parts: u16,
     pub amendment: Option<IVec>,
 }
 
 impl Raw {
+    fn new(key: LeaseKey, first: IVec) -> Raw {
+        Raw { key, first, joined: Vec::new(), parts: 1, amendment: None }
+    }
+
+    fn add_part(&mut self, part: &[u8]) {
+        if self.joined.is_empty() {
+            self.joined.extend_from_slice(&self.first);
+        }
+        self.joined.extend_from_slice(part);
+        self.parts += 1;
+    }
+
+    pub fn value(&self) -> &[u8] {
+        if self.parts == 1 { &self.first } else { &self.joined }
+    }
+
     pub fn decode(&self) -> Result<Row<'_>, Undecodable> {
         let bad_key = || Undecodable::Codec("the key is malformed".into());
         match self.key.kind() {
             Kind::Relay => {
                 let id = self.key.id().ok_or_else(bad_key)?;
-                Ok(Row::Relay { id, record: record::decode(&self.value)?.0 })
+                Ok(Row::Relay { id, record: record::decode(self.value())?.0 })
             }
             Kind::Registration => {
                 let sequence = self.key.sequence().ok_or_else(bad_key)?;
-                let (record, mut indexed) = record::decode::<RegistrationRecord>(&self.value)?;
+                let (record, mut indexed) = record::decode::<RegistrationRecord>(self.value())?;
                 let mut amendment = None;
                 if let Some(bytes) = &self.amendment {
                     let (decoded, at) = record::decode::<Amendment>(bytes)?;
                     (amendment, indexed) = (Some(decoded), at);
                 }
-                Ok(Row::Registration { sequence, record, amendment, indexed })
+                Ok(Row::Registration { sequence, record, amendment, indexed, parts: self.parts })
             }
         }
     }
@@ -106,7 +127,7 @@ impl Store {
                 self.each_raw(kind, &mut |raw| {
                     folded.rows += 1;
                     if kind == Kind::Registration {
-                        let sequence = raw.key.sequence().or_else(|| key::amended(&raw.key.bytes));
+                        let sequence = raw.key.sequence().or_else(|| Some(key::satellite(&raw.key.bytes)?.0));
                         folded.last_sequence = folded.last_sequence.max(sequence.unwrap_or(0));
                     }
                     match raw.decode() {
@@ -121,20 +142,23 @@ impl Store {
         })
     }
 
-    /// Every lease of a kind, its rows together; an amendment without its registration is shown as a lease of its own
+    /// Every lease of a kind, its rows together; a row without its registration is shown as a lease of its own
     /// key, which does not decode.
     pub(super) fn each_raw(&self, kind: Kind, visit: &mut dyn FnMut(Raw)) -> Result<(), StoreError> {
         let mut last: Option<Raw> = None;
         for row in self.lease_tree(kind)?.iter() {
             let (bytes, value) = row?;
-            if let Some(raw) = last.as_mut()
-                && kind == Kind::Registration
-                && key::amended(&bytes).is_some_and(|sequence| raw.key.sequence() == Some(sequence))
+            let satellite = key::satellite(&bytes).filter(|_| kind == Kind::Registration);
+            if let Some((sequence, what)) = satellite
+                && let Some(raw) = last.as_mut().filter(|raw| raw.key.sequence() == Some(sequence))
             {
-                raw.amendment = Some(value);
+                match what {
+                    Satellite::Amendment => raw.amendment = Some(value),
+                    Satellite::Part => raw.add_part(&value),
+                }
                 continue;
             }
-            last.replace(Raw { key: LeaseKey { kind, bytes }, value, amendment: None }).map(&mut *visit);
+            last.replace(Raw::new(LeaseKey { kind, bytes }, value)).map(&mut *visit);
         }
         last.map(visit);
         Ok(())
@@ -191,14 +215,17 @@ impl Store {
         guarded(|| Ok(self.raw(key)?.and_then(|raw| raw.decode().ok().map(show))))
     }
 
-    fn raw(&self, key: &LeaseKey) -> Result<Option<Raw>, StoreError> {
+    pub(super) fn raw(&self, key: &LeaseKey) -> Result<Option<Raw>, StoreError> {
         let tree = self.lease_tree(key.kind())?;
-        let Some(value) = tree.get(&key.bytes)? else { return Ok(None) };
-        let amendment = match key.sequence() {
-            Some(sequence) => tree.get(key::amendment(sequence))?,
-            None => None,
-        };
-        Ok(Some(Raw { key: key.clone(), value, amendment }))
+        let Some(first) = tree.get(&key.bytes)? else { return Ok(None) };
+        let mut raw = Raw::new(key.clone(), first);
+        if let Some(sequence) = key.sequence() {
+            raw.amendment = tree.get(key::amendment(sequence))?;
+            while let Some(part) = tree.get(key::part(sequence, raw.parts))? {
+                raw.add_part(&part);
+            }
+        }
+        Ok(Some(raw))
     }
 
     /// Shows up to `most` leases of a kind whose key starts with `prefix`, from behind `after` on; tells the last key
@@ -221,7 +248,7 @@ impl Store {
             let mut last = None;
             for bytes in self.lease_tree(kind)?.range::<IVec, _>((start, Bound::Unbounded)).keys() {
                 let key = LeaseKey { kind, bytes: bytes? };
-                if key::amended(&key.bytes).is_some() && kind == Kind::Registration {
+                if kind == Kind::Registration && key::satellite(&key.bytes).is_some() {
                     continue;
                 }
                 if !key.text().starts_with(prefix) {

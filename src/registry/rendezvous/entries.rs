@@ -31,6 +31,8 @@ pub(super) struct Registration {
     pub(super) payload_bytes: u64,
     pub(super) stored_bytes: u64,
     pub(super) indexed: Indexed,
+    /// Rows that its record takes, and whether it has an amendment beside it.
+    pub(super) parts: u16,
     pub(super) amended: bool,
 }
 
@@ -190,6 +192,7 @@ impl Rendezvous {
                 self.by_peer.remove(&registration.peer);
             }
         }
-        changes.remove_registration(sequence, registration.amended, registration.indexed);
+        let Registration { parts, amended, indexed, .. } = registration;
+        changes.remove_registration(sequence, parts, amended, indexed);
     }
 }
