@@ -183,9 +183,8 @@ section! {
     }
 }
 
-/// A registration counts its points and tokens in 16 bits.
-const PER_MESSAGE: Rule<usize> =
-    Rule::That("a whole number from 1 to 10000", |most| (1..=10_000).contains(most));
+/// What a registration has lost is one small row.
+const PER_MESSAGE: Rule<usize> = Rule::That("a whole number from 1 to 500", |most| (1..=500).contains(most));
 
 section! {
     /// Rendezvous points, tokens and dead drops.
@@ -196,11 +195,11 @@ section! {
         hourly_ttl: Duration = 3 * HOUR, AtLeast(MILLISECOND);
         /// Whether points and dead drops outlive their peer's socket, until their TTL.
         keep_drops: bool = true;
-        /// Points in one message; at most 10000.
+        /// Points in one message; at most 500.
         max_points: usize = 50, PER_MESSAGE;
-        /// Tokens in one message; at most 10000.
+        /// Tokens in one message; at most 500.
         max_tokens: usize = 50, PER_MESSAGE;
-        /// Dead drops in one message; at most 10000.
+        /// Dead drops in one message; at most 500.
         max_dead_drops: usize = 50, PER_MESSAGE;
         /// Bytes of one dead drop.
         max_payload_bytes: usize = 4 * KIB, AtLeast(1);
