@@ -54,18 +54,14 @@ async fn pings_whose_pongs_nobody_reads_are_not_answered_without_end() {
 }
 
 #[tokio::test]
-async fn answers_that_nobody_reads_hold_back_their_requests_and_a_shutdown_does_not_wait_for_them() {
-    let mut daemon = TestDaemon::start_with(|settings| {
-        settings.connections.messages_per_minute = 0;
-        settings.drain.timeout = 10 * SECOND;
-    })
-    .await;
+async fn answers_that_nobody_reads_hold_back_their_requests() {
+    let daemon = TestDaemon::start_with(|settings| settings.connections.messages_per_minute = 0).await;
     let mut socket = deaf(&daemon).await;
     // Not JSON, so that each is answered.
     assert!(is_held_back(&mut socket, &frame(1)).await, "every message was taken");
     let status = daemon.status().await;
     assert!(status.connections.unsent_bytes < 1 << 20, "{} bytes are kept", status.connections.unsent_bytes);
-    // The id can be had with proof of silence: nothing on the stuck socket waits for it to be read.
+    // The id can be had after a probe: nothing on the stuck socket waits for it to be read.
     let mut newcomer = daemon.raw().await;
     newcomer.send_json(&json!({"type": "register", "peerId": "deaf"})).await.unwrap();
     let answer = async {
@@ -77,6 +73,47 @@ async fn answers_that_nobody_reads_hold_back_their_requests_and_a_shutdown_does_
         }
     };
     assert_eq!(daemon::soon(answer).await["type"], "registered");
-    timeout(8 * SECOND, daemon.stop([newcomer])).await.expect("the shutdown waits for nobody");
+    drop(socket);
+}
+
+/// A socket with more large answers under way than the kernel takes.
+async fn clogged(daemon: &TestDaemon) -> RawTcp {
+    let points: Vec<String> = (0..50).map(|number| format!("point {number}")).collect();
+    let mut giver = daemon.raw().await;
+    let drops = json!({"type": "register_rendezvous", "peerId": "giver", "dailyPoints": points,
+        "deadDrop": "x".repeat(4096)});
+    assert_eq!(daemon::ask(&mut giver, drops).await["type"], "rendezvous_result");
+    let mut socket = deaf(daemon).await;
+    let request = json!({"type": "register_rendezvous", "peerId": "deaf", "dailyPoints": points}).to_string();
+    for _ in 0..80 {
+        let sent = timeout(Duration::from_millis(300), socket.send(1, request.as_bytes())).await;
+        if sent.is_err() {
+            break;
+        }
+    }
+    daemon.until("answers wait", |status| status.connections.unsent_bytes > 100_000).await;
+    socket
+}
+
+#[tokio::test]
+async fn a_shutdown_does_not_wait_for_who_does_not_read() {
+    let mut daemon = TestDaemon::start_with(|settings| settings.drain.timeout = 10 * SECOND).await;
+    let socket = clogged(&daemon).await;
+    timeout(8 * SECOND, daemon.stop([])).await.expect("the shutdown waits for nobody");
+    drop(socket);
+}
+
+#[tokio::test]
+async fn a_full_budget_costs_the_slowest_alone() {
+    let daemon =
+        TestDaemon::start_with(|settings| settings.connections.outbox_total_bytes = 100 * 1024).await;
+    let mut others = daemon.raws::<8>().await;
+    let socket = clogged(&daemon).await;
+    for _ in 0..5 {
+        for other in &mut others {
+            assert_eq!(daemon::ask(other, json!({"type": "get_relays"})).await["type"], "relays");
+        }
+    }
+    daemon.until_metric("waypost_connections_ended_total{reason=\"slow_consumer\"}", 1.0).await;
     drop(socket);
 }

@@ -39,7 +39,7 @@ pub enum Promise {
     Flushed,
 }
 
-/// Why the engine did not do what was asked. Nothing of it was kept.
+/// Why the engine did not do what was asked. Nothing of it was promised; what a failed flush leaves on the disk may stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
     #[error("too many requests are waiting")]

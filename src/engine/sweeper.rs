@@ -83,6 +83,7 @@ impl Engine {
             self.expire(batch, &mut swept).await?;
             after = Some(last);
         }
+        let epoch = self.0.epoch.load(Ordering::Relaxed);
         if now >= self.0.boot.grace_end && !self.0.sweeper.held_done.load(Ordering::Relaxed) {
             loop {
                 let from = after.take();
@@ -93,7 +94,9 @@ impl Engine {
             }
             let boot = self.0.boot.number;
             self.run(Promise::Applied, move |turn| turn.changes.live_since(boot)).await?;
-            self.0.sweeper.held_done.store(true, Ordering::Relaxed);
+            // After a storage failure it is looked at once more.
+            let lasted = self.0.epoch.load(Ordering::Relaxed) == epoch;
+            self.0.sweeper.held_done.store(lasted, Ordering::Relaxed);
         }
         Ok(swept)
     }

@@ -191,8 +191,10 @@ impl Writer {
             tracing::error!(%error, rows = changes.rows(), "a commit failed");
             let failed: Vec<Pending> = at_once.into_iter().chain(after_flush).collect();
             for Taken(socket, generation) in failed.iter().filter_map(|pending| pending.taken) {
-                // What the registries have of it goes with the fold.
-                self.core.hub.give_back(socket, generation);
+                // The rows go with the fold; until then memory is all there is.
+                if let Some(id) = self.core.hub.give_back(socket, generation) {
+                    self.core.registries.leave_live(&id, &mut Changes::default());
+                }
             }
             failed.into_iter().for_each(|pending| pending.fail(Unavailable::Storage));
             self.fail("commit");
@@ -206,7 +208,7 @@ impl Writer {
         }
         at_once.into_iter().for_each(Pending::deliver);
         if self.shared.budget.is_exceeded() {
-            self.core.hub.close_slowest();
+            self.core.hub.close_slowest(&self.shared.budget);
         }
     }
 
@@ -283,11 +285,15 @@ impl Writer {
         let boot = self.shared.boot;
         let store = Store::reopen(&self.path, self.faults.clone(), boot.number)?;
         let (mut registries, undecodable) = fold(&store, boot, &self.shared.limits)?;
-        let changes = self.reconcile(&mut registries);
+        let mut changes = self.reconcile(&mut registries);
+        // One row at least, so that a disk that takes none is not mended.
+        changes.live_since(boot.live_since);
         store.commit(&changes)?;
         store.flush()?;
         self.shared.undecodable.store(undecodable, Ordering::Relaxed);
+        self.shared.metrics.undecodable.set(undecodable as i64);
         self.core.registries = registries;
+        self.measure();
         self.shared.sweeper.held_done.store(false, Ordering::Relaxed);
         self.shared.sweeper.wake.notify_one();
         Ok(store)

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::outbox::{Close, Outbox};
+use super::outbox::{Budget, Close, Outbox};
 use crate::id::{Generation, PeerId, ResumeDigest, SocketId};
 
 #[derive(Default)]
@@ -155,10 +155,15 @@ impl Hub {
         self.ids.len()
     }
 
-    /// Closes the socket with the most unsent output.
-    pub fn close_slowest(&self) {
-        let open = self.sockets.values().map(|socket| &socket.outbox).filter(|outbox| !outbox.is_closing());
-        if let Some(slowest) = open.max_by_key(|outbox| outbox.unsent()) {
+    /// Closes the socket with the most unsent output, unless enough goes with those that are closing already.
+    pub fn close_slowest(&self, budget: &Budget) {
+        let outboxes = self.sockets.values().map(|socket| &socket.outbox);
+        let (closing, open): (Vec<_>, Vec<_>) = outboxes.partition(|outbox| outbox.is_closing());
+        let going: usize = closing.into_iter().map(|outbox| outbox.unsent()).sum();
+        if budget.used().saturating_sub(going) <= budget.total {
+            return;
+        }
+        if let Some(slowest) = open.into_iter().max_by_key(|outbox| outbox.unsent()) {
             slowest.close(Close::SLOW_CONSUMER);
         }
     }
@@ -170,7 +175,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::live::outbox::Budget;
     use crate::metrics::Metrics;
 
     fn hub_with(sockets: u64) -> Hub {
@@ -200,6 +204,27 @@ mod tests {
         assert_eq!(hub.leave(SocketId(2)), Some(id("a")));
         assert_eq!(hub.leave(SocketId(2)), None, "leaving twice is leaving once");
         assert!(!hub.is_held(&id("a")));
+    }
+
+    #[test]
+    fn when_all_together_have_too_much_unsent_only_the_slowest_is_closed() {
+        let budget = Budget::new(1000, 100, Arc::new(Metrics::default()));
+        let mut hub = Hub::default();
+        let outboxes = [10, 90, 20].map(|bytes| {
+            let address = IpAddr::from([127, 0, 0, 1]);
+            let outbox = Outbox::new(SocketId(bytes), address, Duration::ZERO, budget.clone());
+            outbox.count(bytes as usize);
+            hub.join(outbox.clone());
+            outbox
+        });
+        // It keeps its bytes while it closes: nobody else pays for that.
+        for _ in 0..3 {
+            hub.close_slowest(&budget);
+            assert_eq!(outboxes.each_ref().map(|outbox| outbox.is_closing()), [false, true, false]);
+        }
+        outboxes[1].end();
+        hub.close_slowest(&budget);
+        assert!(!budget.is_exceeded() && !outboxes[0].is_closing() && !outboxes[2].is_closing());
     }
 
     #[test]

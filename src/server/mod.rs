@@ -65,8 +65,6 @@ struct App {
     clock: Clock,
     metrics: Arc<Metrics>,
     gate: Arc<Gate>,
-    /// HTTP connections, until they become sockets. Trusted proxies have as many as they like.
-    pending: Arc<Gate>,
     trusted_proxies: Vec<IpNet>,
     server_id: String,
     admin_token: AdminToken,
@@ -105,7 +103,6 @@ impl Server {
         let connections = &options.limits.connections;
         let app = Arc::new(App {
             gate: Gate::new(connections.max_connections, connections.max_connections_per_address),
-            pending: Gate::new(PENDING_CONNECTIONS, PENDING_CONNECTIONS_PER_ADDRESS),
             engine: options.engine,
             limits: options.limits,
             clock: options.clock,
@@ -145,6 +142,8 @@ impl Server {
 
 /// Accepts until told to stop. Each connection is served by a task of its own; one too many is dropped.
 async fn accept(listener: TcpListener, routes: Router, app: Arc<App>, mut token: Token) {
+    // HTTP connections, until they become sockets. Trusted proxies have as many as they like.
+    let pending = Gate::new(PENDING_CONNECTIONS, PENDING_CONNECTIONS_PER_ADDRESS);
     let service = TowerToHyperService::new(routes);
     loop {
         let accepted = tokio::select! {
@@ -155,7 +154,7 @@ async fn accept(listener: TcpListener, routes: Router, app: Arc<App>, mut token:
             Ok((stream, peer)) => {
                 let peer = peer.ip();
                 let trusted = gate::is_trusted(peer, &app.trusted_proxies);
-                match (!trusted).then(|| app.pending.admit(peer)).transpose() {
+                match (!trusted).then(|| pending.admit(peer)).transpose() {
                     Ok(permit) => {
                         let served = serve(stream, peer, service.clone(), token.clone());
                         tokio::spawn(async move {

@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::{Bytes, Error, Utf8Bytes};
 
 use super::drain::Token;
 use super::upgrade::Socket;
-use crate::clock::Clock;
+use crate::clock::{Clock, rest};
 use crate::limits::{ConnectionLimits, Liveness};
 use crate::live::outbox::{Close, Outbox};
 use crate::metrics::Ending;
@@ -154,7 +154,8 @@ impl<'a, D: Dialect> Session<'a, D> {
 
     /// Until the socket has ended.
     pub async fn run(mut self, greeting: Utf8Bytes) -> Ended {
-        let mut stopping = false;
+        // Set once the daemon ends: whoever does not take its answers is not waited for.
+        let mut patience: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
         let mut alarm = Box::pin(sleep_until(self.clock.clone(), self.pulse.deadline()));
         if self.feed_text(greeting).await.is_err() {
             return Ended::at_once(Ending::Failed);
@@ -163,6 +164,7 @@ impl<'a, D: Dialect> Session<'a, D> {
             if let Err(close) = self.work().await {
                 return self.finish(close).await;
             }
+            let stopping = patience.is_some();
             if stopping && self.in_flight.is_none() && self.answer.is_none() && self.ahead.is_empty() {
                 return self.finish(Close::SHUTDOWN).await;
             }
@@ -205,7 +207,10 @@ impl<'a, D: Dialect> Session<'a, D> {
                     }
                     alarm.set(sleep_until(self.clock.clone(), self.pulse.deadline()));
                 }
-                () = self.token.stopped(), if !stopping => stopping = true,
+                () = self.token.stopped(), if !stopping => patience = Some(Box::pin(rest(CLOSING))),
+                () = async { patience.as_mut().expect("checked by the guard").await }, if stopping => {
+                    return self.finish(Close::SHUTDOWN).await;
+                }
             }
         }
     }

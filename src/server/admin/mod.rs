@@ -119,13 +119,12 @@ async fn leases(
     }
     let limit = parameters.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
     let first = after.as_ref().map_or(kinds.first().copied(), |key: &LeaseKey| Some(key.kind()));
+    if first.is_some_and(|first| !kinds.contains(&first)) {
+        return Err(bad_request("cursor belongs to another kind"));
+    }
     let mut page = LeasePage { leases: Vec::new(), cursor: None };
     for kind in kinds.into_iter().skip_while(|kind| Some(*kind) != first) {
         let left = limit - page.leases.len();
-        if left == 0 {
-            page.cursor = page.leases.last().map(|last| format!("{}/{}", last.kind, last.key));
-            break;
-        }
         if left == 0 {
             // Full before this kind was looked at: the next page goes on behind the last lease of this one.
             page.cursor = page.leases.last().map(|lease| format!("{}/{}", lease.kind, lease.key));
