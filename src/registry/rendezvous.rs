@@ -165,21 +165,6 @@ impl Rendezvous {
         if full { Err(Refused::RegistryFull) } else { Ok(()) }
     }
 
-    /// How many live entries a peer keeps when `keys` are registered anew.
-    fn stays(&self, holdings: &Holdings, half: Half, keys: &[PointKey], now: Millis) -> usize {
-        let registrations =
-            holdings.sequences.iter().map(|sequence| (*sequence, &self.registrations[sequence]));
-        let live = registrations.filter(|(_, registration)| self.is_live(half, registration, now));
-        let entries = live.flat_map(|(sequence, registration)| {
-            let places = registration.keys(half).iter().enumerate();
-            places.map(move |(place, key)| (sequence, place as u16, key))
-        });
-        let stays = |(sequence, place, key): &(u64, u16, &PointKey)| {
-            !keys.contains(key) && self.stands(half, key, *sequence, *place)
-        };
-        entries.filter(stays).count()
-    }
-
     fn collect(
         &self,
         now: Millis,

@@ -108,6 +108,21 @@ impl Rendezvous {
         self.entries(half, key).iter().any(|entry| entry.sequence == sequence && entry.place == place)
     }
 
+    /// How many live entries a peer keeps when `keys` are registered anew.
+    pub(super) fn stays(&self, holdings: &Holdings, half: Half, keys: &[PointKey], now: Millis) -> usize {
+        let registrations =
+            holdings.sequences.iter().map(|sequence| (*sequence, &self.registrations[sequence]));
+        let live = registrations.filter(|(_, registration)| self.is_live(half, registration, now));
+        let entries = live.flat_map(|(sequence, registration)| {
+            let places = registration.keys(half).iter().enumerate();
+            places.map(move |(place, key)| (sequence, place as u16, key))
+        });
+        let stays = |(sequence, place, key): &(u64, u16, &PointKey)| {
+            !keys.contains(key) && self.stands(half, key, *sequence, *place)
+        };
+        entries.filter(stays).count()
+    }
+
     /// Takes a peer's own entry away from a point; tells the registration that lost it.
     pub(super) fn replace_own(&mut self, half: Half, key: &PointKey, peer: &PeerId) -> Option<u64> {
         let registrations = &self.registrations;
