@@ -287,7 +287,7 @@ impl Writer {
         let (mut registries, undecodable) = fold(&store, boot, &self.shared.limits)?;
         let mut changes = self.reconcile(&mut registries);
         // One row at least, so that a disk that takes none is not mended.
-        changes.live_since(boot.live_since);
+        changes.live_since(store.live_since()?);
         store.commit(&changes)?;
         store.flush()?;
         self.shared.undecodable.store(undecodable, Ordering::Relaxed);
