@@ -24,6 +24,8 @@ use crate::wire::signalling::{
 /// How often a newcomer probes when the id changes hands under it.
 const PROBES: usize = 3;
 
+const ID_IN_USE: Refusal = Refusal::of("id_in_use", "Peer ID already in use by another connection");
+
 /// Why a turn does not get the id that it is about.
 enum Barred {
     Refused(Refusal),
@@ -39,8 +41,7 @@ type Claimed<T> = Result<T, Barred>;
 impl Engine {
     /// `register` with a peerId (section 3). Promise: `Applied`.
     pub async fn register(&self, socket: SocketId, request: Register) -> ServerMessage {
-        let in_use = Refusal::of("id_in_use", "Peer ID already in use by another connection");
-        self.claiming(Promise::Applied, in_use.into(), move |turn, silent| {
+        self.claiming(Promise::Applied, ID_IN_USE.into(), move |turn, silent| {
             turn.register(socket, &request, silent)
         })
         .await
@@ -49,7 +50,7 @@ impl Engine {
             |(peer, offers, token)| ServerMessage::Registered {
                 peer_id: Some(peer.as_str().to_owned()),
                 pairing_code: None,
-                server_id: self.0.server_id.to_string(),
+                server_id: self.0.server_id.clone(),
                 relays: Some(offers.into_iter().map(relay).collect()),
                 resume_token: token,
             },
@@ -70,7 +71,7 @@ impl Engine {
             |token| ServerMessage::Registered {
                 peer_id: None,
                 pairing_code: Some(code),
-                server_id: self.0.server_id.to_string(),
+                server_id: self.0.server_id.clone(),
                 relays: None,
                 resume_token: token,
             },
@@ -108,9 +109,8 @@ impl Engine {
 
     /// `register_rendezvous` (section 4). Promise: `Flushed`.
     pub async fn register_rendezvous(&self, socket: SocketId, request: RegisterRendezvous) -> ServerMessage {
-        let in_use = Refusal::of("id_in_use", "Peer ID already in use by another connection");
         let met = self
-            .claiming(Promise::Flushed, in_use.into(), move |turn, silent| {
+            .claiming(Promise::Flushed, ID_IN_USE.into(), move |turn, silent| {
                 turn.rendezvous(socket, &request, silent)
             })
             .await;

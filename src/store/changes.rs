@@ -26,10 +26,6 @@ impl Indexed {
     pub fn at(at: Millis) -> Indexed {
         Indexed(at)
     }
-
-    pub fn millis(self) -> Millis {
-        self.0
-    }
 }
 
 pub(super) struct Row {

@@ -90,10 +90,8 @@ impl Disk {
     }
 
     pub fn size(&self) -> u64 {
-        let files = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
-        let bytes = |entry: fs::DirEntry| {
-            entry.metadata().map_or(0, |meta| if meta.is_file() { meta.len() } else { 0 })
-        };
-        files(&self.path).map(bytes).sum()
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let files = entries.filter_map(|entry| entry.metadata().ok()).filter(|meta| meta.is_file());
+        files.map(|meta| meta.len()).sum()
     }
 }

@@ -5,10 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
-use sled::{Batch, Db, Transactional, Tree};
+use sled::{Batch, Db, Tree};
 
 use super::key::{META, SCHEMA as SCHEMA_KEY};
-use super::{OpenError, StoreError, disk::Disk, guarded, open_sled};
+use super::{OpenError, StoreError, apply, disk::Disk, guarded, open_sled};
 
 #[path = "../../migrations/0001_leases.rs"]
 mod m0001;
@@ -43,7 +43,7 @@ pub(super) fn run(db: Db, path: &Path, steps: &[Migration]) -> Result<Db, OpenEr
     }
     for number in found..known {
         let step = &steps[number as usize];
-        guarded(|| apply(&db, path, number + 1, step)).map_err(|error| OpenError::of(path, error))?;
+        guarded(|| run_step(&db, path, number + 1, step)).map_err(|error| OpenError::of(path, error))?;
     }
     Ok(db)
 }
@@ -63,22 +63,12 @@ fn schema_of(db: &Db) -> Result<u32, StoreError> {
 }
 
 /// One transaction: the step's changes and the schema number.
-fn apply(db: &Db, path: &Path, number: u32, step: &Migration) -> Result<(), StoreError> {
+fn run_step(db: &Db, path: &Path, number: u32, step: &Migration) -> Result<(), StoreError> {
     let mut plan = (step.plan)(db)?;
     let mut meta = Batch::default();
     meta.insert(SCHEMA_KEY, &number.to_be_bytes());
     plan.push((db.open_tree(META)?, meta));
-    let trees: Vec<Tree> = plan.iter().map(|(tree, _)| tree.clone()).collect();
-    let done = trees[..].transaction(|views| {
-        for (view, (_, batch)) in views.iter().zip(&plan) {
-            view.apply_batch(batch)?;
-        }
-        Ok(())
-    });
-    done.map_err(|error: sled::transaction::TransactionError<()>| match error {
-        sled::transaction::TransactionError::Storage(error) => error,
-        sled::transaction::TransactionError::Abort(()) => unreachable!("the closure never aborts"),
-    })?;
+    apply(&plan)?;
     db.flush()?;
     Disk::open(path)?.sync()?;
     tracing::info!(schema = number, step = step.name, "store migrated");

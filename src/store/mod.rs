@@ -16,6 +16,7 @@ mod record;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use sled::transaction::TransactionError;
 use sled::{Batch, Transactional, Tree};
 
 pub use changes::{Changes, Indexed};
@@ -161,19 +162,9 @@ impl Store {
                 None => batches[at].1.remove(row.key.clone()),
             }
         }
-        let trees = batches.iter().map(|(tree, _)| self.tree(tree)).collect::<Result<Vec<Tree>, _>>()?;
-        guarded(|| {
-            let done = trees[..].transaction(|views| {
-                for (view, (_, batch)) in views.iter().zip(&batches) {
-                    view.apply_batch(batch)?;
-                }
-                Ok(())
-            });
-            done.map_err(|error: sled::transaction::TransactionError<()>| match error {
-                sled::transaction::TransactionError::Storage(error) => StoreError::Sled(error),
-                sled::transaction::TransactionError::Abort(()) => unreachable!("the closure never aborts"),
-            })
-        })
+        let batches = batches.into_iter().map(|(tree, batch)| Ok((self.tree(tree)?, batch)));
+        let batches = batches.collect::<Result<Vec<_>, StoreError>>()?;
+        guarded(|| apply(&batches))
     }
 
     /// Puts every commit so far on the disk itself. sled's own flush does not: see docs/storage.md.
@@ -197,6 +188,21 @@ impl Store {
     fn lease_tree(&self, kind: Kind) -> Result<Tree, StoreError> {
         self.tree(key::tree_name(kind))
     }
+}
+
+/// One transaction of one batch per tree: all or nothing.
+fn apply(batches: &[(Tree, Batch)]) -> Result<(), StoreError> {
+    let trees: Vec<Tree> = batches.iter().map(|(tree, _)| tree.clone()).collect();
+    let done = trees[..].transaction(|views| {
+        for (view, (_, batch)) in views.iter().zip(batches) {
+            view.apply_batch(batch)?;
+        }
+        Ok(())
+    });
+    done.map_err(|error: TransactionError<()>| match error {
+        TransactionError::Storage(error) => StoreError::Sled(error),
+        TransactionError::Abort(()) => unreachable!("the closure never aborts"),
+    })
 }
 
 /// A number in `meta`; 0 where there is none.
