@@ -13,8 +13,8 @@ use ipnet::IpNet;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 use crate::limits::{
-    ConnectionLimits, Drain, Key, Limits, Liveness, RelayRules, RendezvousRules, Rule, Setting, Sweep,
-    Visitor, section,
+    ConnectionLimits, DirectoryRules, Drain, Key, Limits, Liveness, PeerRules, RelayRules, RendezvousRules,
+    Rule, Setting, Sweep, TurnRules, Visitor, section, words,
 };
 
 section! {
@@ -73,6 +73,9 @@ pub struct Settings {
     pub liveness: Liveness,
     pub relays: RelayRules,
     pub rendezvous: RendezvousRules,
+    pub peers: PeerRules,
+    pub turn: TurnRules,
+    pub directory: DirectoryRules,
     pub sweep: Sweep,
     pub drain: Drain,
 }
@@ -112,8 +115,11 @@ impl Settings {
 
     /// What the lower layers are handed.
     pub fn limits(&self) -> Limits {
-        let Self { connections, liveness, relays, rendezvous, sweep, drain, .. } = self.clone();
-        Limits { connections, liveness, relays, rendezvous, sweep, drain }
+        let Self {
+            connections, liveness, relays, rendezvous, peers, turn, mut directory, sweep, drain, ..
+        } = self.clone();
+        directory.allow_private |= self.server.listen.ip().is_loopback();
+        Limits { connections, liveness, relays, rendezvous, peers, turn, directory, sweep, drain }
     }
 
     /// Every section and key with its doc comment, as a TOML file that reads back as these settings.
@@ -130,6 +136,9 @@ impl Settings {
         self.liveness.visit(visitor);
         self.relays.visit(visitor);
         self.rendezvous.visit(visitor);
+        self.peers.visit(visitor);
+        self.turn.visit(visitor);
+        self.directory.visit(visitor);
         self.sweep.visit(visitor);
         self.drain.visit(visitor);
     }
@@ -370,22 +379,7 @@ impl Visitor for Printer {
     }
 }
 
-impl Setting for LogFormat {
-    const EXPECTED: &'static str = r#""text" or "json""#;
-
-    fn from_text(text: &str) -> Option<Self> {
-        match text.trim() {
-            "text" => Some(Self::Text),
-            "json" => Some(Self::Json),
-            _ => None,
-        }
-    }
-
-    fn to_toml(&self) -> String {
-        let name = if *self == Self::Text { "text" } else { "json" };
-        format!("\"{name}\"")
-    }
-}
+words!(LogFormat, r#""text" or "json""#: Text = "text", Json = "json");
 
 const FILTER: &str =
     r#"a level (off, error, warn, info, debug, trace), or several such as "info,waypost::store=debug""#;

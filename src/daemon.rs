@@ -110,7 +110,7 @@ impl Daemon {
             limits,
             clock,
             metrics,
-            server_id: key.server_id(),
+            server_key: key,
             admin_token,
             engine: engine.clone(),
         });

@@ -1,7 +1,7 @@
 //! Validated identifiers and the secrets that belong to them.
 //!
-//! Owns what a well-formed peer id, pairing code, point or resume token is (protocol: signalling, sections 1 and 6)
-//! and the names of the lease kinds. Knows nothing else of ours.
+//! Owns what a well-formed peer id, pairing code, point, node id, server id or token is (protocol: signalling, sections
+//! 1 and 6; bootstrap; directory) and the names of the lease kinds. Knows nothing else of ours.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -17,16 +17,22 @@ use sha2::{Digest, Sha256};
 pub enum Kind {
     Relay = 1,
     Registration = 2,
+    Peer = 3,
+    TurnSession = 4,
+    Server = 5,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 2] = [Kind::Relay, Kind::Registration];
+    pub const ALL: [Kind; 5] = [Kind::Relay, Kind::Registration, Kind::Peer, Kind::TurnSession, Kind::Server];
 
     /// The name used on the wire, in metrics, in tree names and by the CLI.
     pub const fn name(self) -> &'static str {
         match self {
             Kind::Relay => "relay",
             Kind::Registration => "registration",
+            Kind::Peer => "peer",
+            Kind::TurnSession => "turn_session",
+            Kind::Server => "server",
         }
     }
 
@@ -43,33 +49,53 @@ impl Kind {
     }
 }
 
-/// 1 to 128 of `A-Za-z0-9_-`. Pairing codes live in the same namespace. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PeerId(Arc<str>);
+/// Declares an id that is a text of 1 to 128 bytes from an alphabet. Cheap to clone.
+macro_rules! text_ids {
+    ($($(#[$doc:meta])* $Name:ident: $allowed:expr;)+) => { $(
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $Name(Arc<str>);
 
-impl PeerId {
-    pub const MAX_LENGTH: usize = 128;
+        impl $Name {
+            pub fn parse(text: &str) -> Option<$Name> {
+                let allowed: fn(u8) -> bool = $allowed;
+                let fits = (1..=128).contains(&text.len()) && text.bytes().all(allowed);
+                fits.then(|| $Name(text.into()))
+            }
 
-    pub fn parse(text: &str) -> Option<PeerId> {
-        let fits = (1..=Self::MAX_LENGTH).contains(&text.len());
-        let clean = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
-        (fits && clean).then(|| PeerId(text.into()))
-    }
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
 
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+        impl Borrow<str> for $Name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Debug for $Name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:?}", &*self.0)
+            }
+        }
+    )+ };
 }
 
-impl Borrow<str> for PeerId {
-    fn borrow(&self) -> &str {
-        &self.0
-    }
+text_ids! {
+    /// The peerId of signalling. Pairing codes live in the same namespace.
+    PeerId: |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    /// The peerId of bootstrap: visible ASCII.
+    NodeId: |byte| byte.is_ascii_graphic();
+    /// The serverId of the directory.
+    ServerId: |byte| byte.is_ascii_alphanumeric() || b"_:.+/=-".contains(&byte);
+    /// A TURN session: a token of ours.
+    SessionId: |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
 }
 
-impl fmt::Debug for PeerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", &*self.0)
+impl SessionId {
+    pub fn new(rng: &mut impl Rng) -> SessionId {
+        SessionId(new_token(rng).into())
     }
 }
 
@@ -105,30 +131,30 @@ pub struct SocketId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Generation(pub u64);
 
-/// The SHA-256 of a resume token: all that is ever stored of it.
+/// The SHA-256 of a token: all that is ever stored of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct ResumeDigest(pub [u8; 32]);
+pub struct TokenDigest(pub [u8; 32]);
 
-impl ResumeDigest {
-    pub fn of(token: &str) -> ResumeDigest {
-        ResumeDigest(Sha256::digest(token.as_bytes()).into())
+impl TokenDigest {
+    pub fn of(token: &str) -> TokenDigest {
+        TokenDigest(Sha256::digest(token.as_bytes()).into())
     }
 
     /// In constant time.
     pub fn matches(&self, token: &str) -> bool {
         use subtle::ConstantTimeEq;
-        self.0.ct_eq(&ResumeDigest::of(token).0).into()
+        self.0.ct_eq(&TokenDigest::of(token).0).into()
     }
 }
 
-impl fmt::Debug for ResumeDigest {
+impl fmt::Debug for TokenDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ResumeDigest(..)")
+        f.write_str("TokenDigest(..)")
     }
 }
 
-/// A fresh resume token: 16 random bytes, base64url without padding.
-pub fn new_resume_token(rng: &mut impl Rng) -> String {
+/// A fresh token: 16 random bytes, base64url without padding.
+pub fn new_token(rng: &mut impl Rng) -> String {
     let mut bytes = [0; 16];
     rng.fill_bytes(&mut bytes);
     URL_SAFE_NO_PAD.encode(bytes)
@@ -146,6 +172,22 @@ mod tests {
         for bad in ["", " a", "a b", "ä", "a.b", &"x".repeat(129)] {
             assert_eq!(PeerId::parse(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn other_ids_have_alphabets_of_their_own() {
+        let is_node = |text: &str| NodeId::parse(text).is_some();
+        assert!(is_node("12D3KooW/p2p~!") && is_node(&"x".repeat(128)));
+        assert!(
+            !is_node("")
+                && !is_node("a b")
+                && !is_node("a\u{7f}")
+                && !is_node("\u{e4}")
+                && !is_node(&"x".repeat(129))
+        );
+        let is_server = |text: &str| ServerId::parse(text).is_some();
+        assert!(is_server("ed25519:aA0_-") && is_server("a.b+c/d="));
+        assert!(!is_server("") && !is_server("a b") && !is_server("a?b") && !is_server("a%2F"));
     }
 
     #[test]

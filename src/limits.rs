@@ -1,15 +1,13 @@
 //! Owns every ceiling and interval that the layers below the settings obey: the sections an operator may change, with
-//! their defaults and rules, and the constants that nobody may. Also owns what makes a struct a section of settings.
-//! Must not know where settings come from, nor anything else of ours.
+//! their defaults and rules, and the constants that nobody may. Must not know where settings come from, nor anything else
+//! of ours.
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+mod setting;
+
 use std::time::Duration;
 
-use figment::value::Value;
-use ipnet::IpNet;
-
 use Rule::AtLeast;
+pub(crate) use setting::{Key, Rule, Setting, Visitor, section, words};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -17,9 +15,6 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const MILLISECOND: Duration = Duration::from_millis(1);
-
-/// Longer durations are refused, so that adding one to any date stays far from overflow.
-const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 60 * 60);
 
 /// Live entries of different peers that one rendezvous point or token holds (signalling, section 4).
 pub const MAX_ENTRIES_PER_POINT: usize = 64;
@@ -39,109 +34,25 @@ pub const ENGINE_QUEUE: usize = 8192;
 pub const ENGINE_DRAIN: usize = 1024;
 /// Bytes of a WebSocket's read buffer: it is zero-filled before every read, so small is fast.
 pub const READ_BUFFER_BYTES: usize = 4 * KIB;
-/// HTTP connections before their upgrade, in all and from one address.
-pub const PENDING_CONNECTIONS: usize = 1024;
-pub const PENDING_CONNECTIONS_PER_ADDRESS: usize = 64;
+/// HTTP connections that are no sockets, in all and from one address.
+pub const HTTP_CONNECTIONS: usize = 8192;
+pub const HTTP_CONNECTIONS_PER_ADDRESS: usize = 64;
+/// Bytes of a bootstrap request's body (bootstrap, first section).
+pub const PEER_BODY_BYTES: usize = 256 * KIB;
+/// Bytes of a directory request's body (directory).
+pub const SERVER_BODY_BYTES: usize = 4096;
+/// Expired peers that one request, or all requests of one drain, remove (bootstrap, Expiry).
+pub const MAX_CLEANED: usize = 1000;
+/// Peers or servers looked at in one turn of the writer while a list is made.
+pub const LISTED_PER_TURN: usize = 1024;
+/// Fresh entries of the directory (directory).
+pub const MAX_SERVERS: usize = 1000;
 /// Bytes of a request's head.
 pub const REQUEST_HEAD_BYTES: usize = 16 * KIB;
 /// Bytes that a socket collects before it writes without being flushed; above what a session leaves unflushed.
 pub const WRITE_BUFFER_BYTES: usize = 128 * KIB;
 /// Bytes of the store's page cache as it is asked for; the store takes 3 to 5 times that.
 pub const STORE_CACHE_BYTES: u64 = 64 * MIB as u64;
-
-/// How a setting of one kind is read and printed.
-pub(crate) trait Setting: PartialOrd + Sized {
-    /// What is expected of a value, for error messages.
-    const EXPECTED: &'static str;
-    /// Reads what an environment variable or a flag says, or what stands between the quotes in TOML.
-    fn from_text(text: &str) -> Option<Self>;
-    /// Reads a value of a TOML file. Here: kinds that are strings in TOML.
-    fn from_toml(value: &Value) -> Option<Self> {
-        Self::from_text(value.as_str()?)
-    }
-    fn to_toml(&self) -> String;
-}
-
-/// What a value must obey beyond its kind.
-pub(crate) enum Rule<T> {
-    Any,
-    AtLeast(T),
-    /// What is expected, and whether a value is that.
-    That(&'static str, fn(&T) -> bool),
-}
-
-impl<T: Setting> Rule<T> {
-    /// The value itself, or what the rule expects instead.
-    pub(crate) fn check(&self, value: T) -> Result<T, String> {
-        match self {
-            AtLeast(least) if value < *least => Err(format!("at least {}", least.to_toml())),
-            Rule::That(expected, holds) if !holds(&value) => Err((*expected).to_owned()),
-            _ => Ok(value),
-        }
-    }
-}
-
-/// One key of a section, as it was declared.
-pub(crate) struct Key<T> {
-    pub(crate) section: &'static str,
-    pub(crate) name: &'static str,
-    pub(crate) doc: &'static [&'static str],
-    pub(crate) default: T,
-    pub(crate) rule: Rule<T>,
-}
-
-/// Whoever walks over settings: the reader and the printer.
-pub(crate) trait Visitor {
-    fn section(&mut self, name: &'static str, doc: &'static [&'static str]);
-    fn key<T: Setting>(&mut self, key: Key<T>, value: &mut T);
-}
-
-/// Declares a section: `name: Struct { key: kind = default, rule; … }` with a doc comment on the whole and on each key.
-/// Makes the struct, its `Default`, and `visit`, which shows a [`Visitor`] each key apart from the others.
-macro_rules! section {
-    (
-        $(#[doc = $about:literal])+
-        $section:ident: $Struct:ident {
-            $(
-                $(#[doc = $doc:literal])+
-                $key:ident: $kind:ty = $default:expr $(, $rule:expr)?;
-            )+
-        }
-    ) => {
-        $(#[doc = $about])+
-        #[derive(Clone, Debug, PartialEq, Eq)]
-        pub struct $Struct {
-            $( $(#[doc = $doc])+ pub $key: $kind, )+
-        }
-
-        impl Default for $Struct {
-            fn default() -> Self {
-                Self { $( $key: $default, )+ }
-            }
-        }
-
-        impl $Struct {
-            pub(crate) fn visit<V: $crate::limits::Visitor>(&mut self, visitor: &mut V) {
-                visitor.section(stringify!($section), &[$($about),+]);
-                $(
-                    visitor.key(
-                        $crate::limits::Key {
-                            section: stringify!($section),
-                            name: stringify!($key),
-                            doc: &[$($doc),+],
-                            default: $default,
-                            rule: $crate::limits::section!(@rule $($rule)?),
-                        },
-                        &mut self.$key,
-                    );
-                )+
-            }
-        }
-    };
-    (@rule) => { $crate::limits::Rule::Any };
-    (@rule $rule:expr) => { $rule };
-}
-pub(crate) use section;
 
 section! {
     /// Ceilings of sockets and their messages.
@@ -160,6 +71,8 @@ section! {
         outbox_bytes: usize = MIB, AtLeast(KIB);
         /// Bytes of unsent output of all sockets; past it the slowest one is closed.
         outbox_total_bytes: usize = 256 * MIB, AtLeast(KIB);
+        /// HTTP requests in 60 s per address (IPv6: per /64), and the burst it may spend at once; past it 429; 0 = no limit.
+        http_requests_per_minute: u32 = 600;
     }
 }
 
@@ -217,6 +130,48 @@ section! {
 }
 
 section! {
+    /// Bootstrap peers.
+    peers: PeerRules {
+        /// Time after which a peer that was not heard has expired; a fifth of it is the heartbeat period that peers are told.
+        ttl: Duration = 10 * MINUTE, AtLeast(MILLISECOND);
+        /// Time between two sweeps of the expired peers and stale servers that no request has removed.
+        backup_sweep: Duration = 15 * MINUTE, AtLeast(MILLISECOND);
+        /// "open": anyone may register a peerId again; "strict": only its address (IPv6: /64) or its registrationToken, until it expires.
+        ownership: Ownership = Ownership::Open;
+        /// Peers in all; past it a new one is refused as "Registry full".
+        max: usize = 1_000_000, AtLeast(1);
+        /// Bytes of memory that the records of all peers may take, by estimate; past it a registration is refused as "Registry full".
+        max_bytes: u64 = 1024 * MIB as u64, AtLeast(1);
+        /// Origins whose web pages may ask the bootstrap paths; "*" = any, none = no page.
+        cors_origins: Vec<String> = vec!["*".to_owned()], Rule::That(ORIGINS, are_origins);
+    }
+}
+
+section! {
+    /// TURN servers and their sessions.
+    turn: TurnRules {
+        /// Time after which a TURN session ends.
+        session_ttl: Duration = 30 * MINUTE, AtLeast(SECOND);
+        /// TURN sessions in all; past it there is no capacity.
+        max_sessions: usize = 1_000_000, AtLeast(1);
+    }
+}
+
+section! {
+    /// The directory of servers.
+    directory: DirectoryRules {
+        /// Time after which a server that was not heard is stale.
+        ttl: Duration = 5 * MINUTE, AtLeast(MILLISECOND);
+        /// Secret that whoever writes must bear as Authorization: Bearer; empty = none.
+        secret: String = String::new();
+        /// "open": anyone may overwrite or remove an entry; "strict": only who has its ownerToken, until it is stale. Without effect where there is a secret.
+        ownership: Ownership = Ownership::Open;
+        /// Whether endpoints on loopback and private hosts are taken; they always are where server.listen is on loopback.
+        allow_private: bool = false;
+    }
+}
+
+section! {
     /// The removal of what has ended.
     sweep: Sweep {
         /// Leases removed in one atomic batch; between two batches waiting requests are served.
@@ -234,6 +189,27 @@ section! {
     }
 }
 
+/// Who may overwrite what another has registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub enum Ownership {
+    Open,
+    Strict,
+}
+
+const ORIGINS: &str = r#"a list of origins such as ["https://app.example"], or ["*"]"#;
+
+#[allow(clippy::ptr_arg, reason = "a rule looks at the value as it is kept")]
+fn are_origins(origins: &Vec<String>) -> bool {
+    let is_origin = |text: &String| {
+        let host = text.split_once("://").map(|(_, host)| host);
+        text == "*"
+            || host.is_some_and(|host| {
+                !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/')
+            })
+    };
+    origins.iter().all(is_origin) && (origins.len() < 2 || !origins.iter().any(|origin| origin == "*"))
+}
+
 /// What the lower layers are handed of the settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -241,143 +217,9 @@ pub struct Limits {
     pub liveness: Liveness,
     pub relays: RelayRules,
     pub rendezvous: RendezvousRules,
+    pub peers: PeerRules,
+    pub turn: TurnRules,
+    pub directory: DirectoryRules,
     pub sweep: Sweep,
     pub drain: Drain,
-}
-
-macro_rules! whole_numbers {
-    ($($kind:ty: $expected:literal),+) => {
-        $(impl Setting for $kind {
-            const EXPECTED: &'static str = concat!("a whole number from 0 to ", $expected);
-
-            fn from_text(text: &str) -> Option<Self> {
-                // TOML has no larger numbers, and what is accepted here must be printable there.
-                text.trim().parse::<i64>().ok()?.try_into().ok()
-            }
-
-            fn from_toml(value: &Value) -> Option<Self> {
-                value.deserialize::<i64>().ok()?.try_into().ok()
-            }
-
-            fn to_toml(&self) -> String {
-                self.to_string()
-            }
-        })+
-    };
-}
-whole_numbers!(u32: "4294967295", u64: "9223372036854775807", usize: "9223372036854775807");
-
-impl Setting for bool {
-    const EXPECTED: &'static str = "true or false";
-
-    fn from_text(text: &str) -> Option<Self> {
-        text.trim().parse().ok()
-    }
-
-    fn from_toml(value: &Value) -> Option<Self> {
-        value.to_bool()
-    }
-
-    fn to_toml(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl Setting for Duration {
-    const EXPECTED: &'static str = r#"a duration such as "50ms", "30s" or "48h", of at most 100 years"#;
-
-    fn from_text(text: &str) -> Option<Self> {
-        humantime::parse_duration(text.trim()).ok().filter(|duration| *duration <= LONGEST)
-    }
-
-    /// In the largest unit that says it in one number: "48h" stays "48h", where humantime says "2days".
-    fn to_toml(&self) -> String {
-        let nanoseconds = self.as_nanos();
-        [("h", HOUR), ("m", MINUTE), ("s", SECOND), ("ms", MILLISECOND)]
-            .into_iter()
-            .map(|(unit, length)| (unit, length.as_nanos()))
-            .find(|(_, length)| nanoseconds >= *length && nanoseconds.is_multiple_of(*length))
-            .map_or_else(
-                || format!("\"{}\"", humantime::format_duration(*self)),
-                |(unit, length)| format!("\"{}{unit}\"", nanoseconds / length),
-            )
-    }
-}
-
-impl Setting for String {
-    const EXPECTED: &'static str = "a string";
-
-    fn from_text(text: &str) -> Option<Self> {
-        Some(text.to_owned())
-    }
-
-    fn to_toml(&self) -> String {
-        quoted(self)
-    }
-}
-
-impl Setting for PathBuf {
-    const EXPECTED: &'static str = "a path";
-
-    fn from_text(text: &str) -> Option<Self> {
-        Some(text.into())
-    }
-
-    fn to_toml(&self) -> String {
-        quoted(&self.to_string_lossy())
-    }
-}
-
-impl Setting for SocketAddr {
-    const EXPECTED: &'static str = r#"an address and port such as "127.0.0.1:9000" or "[::]:9000""#;
-
-    fn from_text(text: &str) -> Option<Self> {
-        text.trim().parse().ok()
-    }
-
-    fn to_toml(&self) -> String {
-        format!("\"{self}\"")
-    }
-}
-
-impl Setting for Vec<IpNet> {
-    const EXPECTED: &'static str = r#"a list of networks or addresses such as ["10.0.0.0/8", "::1"]"#;
-
-    /// Either as in TOML or with nothing but commas in between.
-    fn from_text(text: &str) -> Option<Self> {
-        let text = text.trim();
-        let text = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-        text.split(',')
-            .map(str::trim)
-            .filter(|part| !part.is_empty())
-            .map(|part| network(part.trim_matches('"')))
-            .collect()
-    }
-
-    fn from_toml(value: &Value) -> Option<Self> {
-        value.as_array()?.iter().map(|part| network(part.as_str()?)).collect()
-    }
-
-    fn to_toml(&self) -> String {
-        let parts: Vec<_> = self.iter().map(|network| format!("\"{network}\"")).collect();
-        format!("[{}]", parts.join(", "))
-    }
-}
-
-fn network(text: &str) -> Option<IpNet> {
-    text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
-}
-
-/// A TOML basic string.
-fn quoted(text: &str) -> String {
-    let mut quoted = String::from('"');
-    for char in text.chars() {
-        match char {
-            '"' | '\\' => quoted.extend(['\\', char]),
-            char if char.is_control() => quoted.push_str(&format!("\\U{:08X}", u32::from(char))),
-            char => quoted.push(char),
-        }
-    }
-    quoted.push('"');
-    quoted
 }

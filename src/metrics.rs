@@ -78,6 +78,13 @@ labels! {
     ErrorLabel { code: &'static str }
 }
 
+/// A route of the public address, as it is declared, and the status of an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct HttpLabel {
+    pub route: String,
+    pub status: u16,
+}
+
 macro_rules! metrics {
     ($($(#[doc = $doc:literal])+ $field:ident: $kind:ty = $make:expr, $name:literal $(, $unit:expr)?;)*) => {
         #[derive(Debug)]
@@ -133,6 +140,10 @@ metrics! {
     drops: Gauge = Gauge::default(), "dead_drops", Unit::Bytes;
     /// Leases that a sweep ended, by kind.
     swept: Family<KindLabel, Counter> = Family::default(), "leases_swept";
+    /// Expired peers and stale servers that requests removed on their way, by kind.
+    cleaned: Family<KindLabel, Counter> = Family::default(), "leases_cleaned";
+    /// HTTP requests answered on the public address, by route and status.
+    http: Family<HttpLabel, Counter> = Family::default(), "http_requests";
     /// Sweep batches committed.
     sweeps: Counter = Counter::default(), "sweep_batches";
     /// Requests waiting for the writer.

@@ -12,11 +12,12 @@ use common::store::{Place, commit, copy, id, open, put};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use waypost::clock::Millis;
-use waypost::id::{PeerId, ResumeDigest};
+use waypost::id::{PeerId, TokenDigest};
 use waypost::limits::Limits;
 use waypost::registry::{Boot, Registries};
 use waypost::store::{
-    Amendment, Changes, Indexed, LeaseKey, Pins, PointRecord, RegistrationRecord, RelayRecord, Row, Store,
+    Amendment, Changes, Indexed, LeaseKey, Pins, PointRecord, RegistrationRecord, RelayRecord, Row, Rows,
+    Store,
 };
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/schema-1");
@@ -30,7 +31,7 @@ fn relays() -> [(PeerId, RelayRecord); 3] {
             max_connections,
             connected,
             registered_at,
-            resume: ResumeDigest::of(token).0,
+            resume: TokenDigest::of(token).0,
         }
     };
     [
@@ -115,7 +116,12 @@ fn put_boot(store: &Store, boot: u64, change: impl FnOnce(&mut Changes)) {
             let first_end = if record.tokens.is_empty() { record.points_end } else { record.tokens_end };
             put(changes, *sequence, record, first_end);
             if let Some(amendment) = amendment {
-                changes.amend(*sequence, amendment, Indexed::at(first_end), Indexed::at(*indexed));
+                changes.amend(
+                    &LeaseKey::registration(*sequence),
+                    amendment,
+                    Indexed::at(first_end),
+                    Indexed::at(*indexed),
+                );
             }
         }
         change(changes);
@@ -131,7 +137,10 @@ fn write_golden(path: &Path) {
     drop(store);
     let store = open(path);
     put_boot(&store, 2, |changes| {
-        changes.remove_registration(5, 1, false, Indexed::at(removed.points_end));
+        changes.remove_all(
+            &LeaseKey::registration(5),
+            Rows { parts: 1, amended: false, indexed: Indexed::at(removed.points_end) },
+        );
         changes.live_since(1);
     });
 }
@@ -156,6 +165,7 @@ fn the_store_of_schema_1_says_what_it_said() {
         Row::Registration { sequence, record, amendment, indexed, .. } => {
             assert_eq!(Some((sequence, record, amendment, indexed)), registrations.next());
         }
+        row => panic!("{row:?}"),
     });
     assert_eq!((folded.unwrap().last_sequence, relays.next(), registrations.next()), (300, None, None));
 }

@@ -8,7 +8,7 @@ use common::registry::{HOUR, START, World, relay};
 use common::store::id;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use waypost::id::ResumeDigest;
+use waypost::id::TokenDigest;
 use waypost::registry::Expired;
 use waypost::registry::relays::Registration;
 
@@ -33,7 +33,7 @@ fn re_registering_updates_and_keeps_count_and_age() {
     let again = Registration {
         max_connections: 10,
         public_key: Some("new".into()),
-        resume: ResumeDigest::of("another"),
+        resume: TokenDigest::of("another"),
         unbroken: true,
         ..relay("ann")
     };
@@ -41,7 +41,7 @@ fn re_registering_updates_and_keeps_count_and_age() {
     let record = world.relay_record("ann").unwrap();
     assert_eq!((record.max_connections, record.public_key.as_deref()), (10, Some("new")));
     assert_eq!((record.connected, record.registered_at), (4.0, START));
-    assert_eq!(record.resume, ResumeDigest::of("another").0);
+    assert_eq!(record.resume, TokenDigest::of("another").0);
     assert_eq!(world.registries.relays.len(), 1);
 }
 
@@ -239,7 +239,7 @@ fn a_renewed_token_is_the_one_that_counts_after_a_restart() {
     world.register(START, Registration { public_key: Some("key".into()), ..relay("ann") });
     world.update_load("ann", 7.0);
     let renew = |world: &mut World, token: &str| {
-        let digest = ResumeDigest::of(token);
+        let digest = TokenDigest::of(token);
         world.change(|registries, changes| registries.relays.renew_token(&id("ann"), digest, changes));
     };
     renew(&mut world, "renewed");

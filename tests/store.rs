@@ -6,8 +6,8 @@ mod common;
 use common::store::{Place, commit, id, put, put_relay, registration, relay, rows};
 use waypost::id::Kind;
 use waypost::store::{
-    Amendment, Changes, DropRef, Due, Faults, Indexed, LeaseKey, Pins, PointRecord, RegistrationRecord, Row,
-    Store, StoreError,
+    Amendment, Changes, DropRef, Due, Faults, Index, Indexed, LeaseKey, Pins, PointRecord,
+    RegistrationRecord, Row, Rows, Store, StoreError,
 };
 
 fn due(at: u64, sequence: u64) -> Due {
@@ -46,7 +46,7 @@ fn rows_come_back_as_they_were_written_registrations_in_their_order() {
         for sequence in [300, 2, 255] {
             put(changes, sequence, &registration("bob", 10, 20), 10);
         }
-        changes.amend(255, &amendment, Indexed::at(10), Indexed::at(20));
+        changes.amend(&LeaseKey::registration(255), &amendment, Indexed::at(10), Indexed::at(20));
         put_relay(changes, "ann", &relay(7));
     });
     let mut seen = Vec::new();
@@ -58,6 +58,7 @@ fn rows_come_back_as_they_were_written_registrations_in_their_order() {
             assert_eq!(record, registration("bob", 10, 20));
             seen.push((sequence, amendment, indexed));
         }
+        row => panic!("{row:?}"),
     });
     let folded = folded.unwrap();
     assert_eq!((folded.rows, folded.last_sequence, folded.undecodable.len()), (4, 300, 0));
@@ -73,17 +74,19 @@ fn a_commit_that_fails_changes_nothing_in_any_tree() {
         put_relay(changes, "ann", &relay(7));
         put(changes, 1, &registration("bob", 10, 20), 10);
     });
-    let (before, held, due) = (rows(&store), store.held(None, 9).unwrap(), store.due(99, None, 9).unwrap());
+    let (before, held, due) =
+        (rows(&store), store.held(None, 9).unwrap(), store.due(Index::Expiry, 99, None, 9).unwrap());
 
     let mut changes = Changes::default();
     put_relay(&mut changes, "cat", &relay(8));
     put(&mut changes, 2, &registration("dan", 11, 21), 11);
     changes.remove(&LeaseKey::relay(&id("ann")), Indexed::HELD);
-    changes.remove_registration(1, 1, false, Indexed::at(10));
+    changes
+        .remove_all(&LeaseKey::registration(1), Rows { parts: 1, amended: false, indexed: Indexed::at(10) });
     faults.fail_write(1);
     assert!(matches!(store.commit(&changes), Err(StoreError::Injected)));
     assert_eq!(rows(&store), before);
-    assert_eq!((store.held(None, 9).unwrap(), store.due(99, None, 9).unwrap()), (held, due));
+    assert_eq!((store.held(None, 9).unwrap(), store.due(Index::Expiry, 99, None, 9).unwrap()), (held, due));
     assert!(store.check().unwrap().is_clean());
 
     store.commit(&changes).unwrap();
@@ -112,7 +115,7 @@ fn every_lease_is_indexed_exactly_once_whatever_happens_to_it() {
         assert!(report.is_clean(), "{:?}", report.problems);
         assert_eq!(report.index_rows, held + at.len());
         assert_eq!(store.held(None, 9).unwrap().len(), held);
-        let due = store.due(u64::MAX, None, 9).unwrap();
+        let due = store.due(Index::Expiry, u64::MAX, None, 9).unwrap();
         assert_eq!(due.iter().map(|due| due.at).collect::<Vec<_>>(), at);
     };
     commit(&store, |changes| {
@@ -123,16 +126,28 @@ fn every_lease_is_indexed_exactly_once_whatever_happens_to_it() {
     index(1, &[10, 11]);
     commit(&store, |changes| changes.put_again(&LeaseKey::relay(&id("ann")), &relay(8), Indexed::HELD));
     index(1, &[10, 11]);
-    commit(&store, |changes| changes.amend(1, &lost_tokens, Indexed::at(10), Indexed::at(20)));
-    index(1, &[11, 20]);
-    commit(&store, |changes| changes.amend(2, &lost_tokens, Indexed::at(11), Indexed::at(11)));
+    commit(&store, |changes| {
+        changes.amend(&LeaseKey::registration(1), &lost_tokens, Indexed::at(10), Indexed::at(20))
+    });
     index(1, &[11, 20]);
     commit(&store, |changes| {
-        changes.remove_registration(1, 1, true, Indexed::at(20));
+        changes.amend(&LeaseKey::registration(2), &lost_tokens, Indexed::at(11), Indexed::at(11))
+    });
+    index(1, &[11, 20]);
+    commit(&store, |changes| {
+        changes.remove_all(
+            &LeaseKey::registration(1),
+            Rows { parts: 1, amended: true, indexed: Indexed::at(20) },
+        );
         changes.remove(&LeaseKey::relay(&id("ann")), Indexed::HELD);
     });
     index(0, &[11]);
-    commit(&store, |changes| changes.remove_registration(2, 1, true, Indexed::at(11)));
+    commit(&store, |changes| {
+        changes.remove_all(
+            &LeaseKey::registration(2),
+            Rows { parts: 1, amended: true, indexed: Indexed::at(11) },
+        )
+    });
     index(0, &[]);
     assert!(rows(&store).is_empty());
 }
@@ -152,13 +167,13 @@ fn due_rows_come_in_order_in_portions_and_without_what_ends_with_its_holder() {
     assert_eq!((changes.earliest(), changes.rows()), (Some(100), 12));
     store.commit(&changes).unwrap();
 
-    assert_eq!(store.due(99, None, 9).unwrap(), []);
-    assert_eq!(store.due(100, None, 9).unwrap(), [due(100, 2), due(100, 3)]);
-    assert_eq!(store.due(299, None, 9).unwrap(), [due(100, 2), due(100, 3), due(256, 4)]);
-    assert_eq!(store.due(300, None, 2).unwrap(), [due(100, 2), due(100, 3)]);
-    assert_eq!(store.due(300, Some(&due(100, 2)), 2).unwrap(), [due(100, 3), due(256, 4)]);
-    assert_eq!(store.due(300, Some(&due(300, 1)), 2).unwrap(), []);
-    assert_eq!(store.due(u64::MAX, Some(&due(256, 4)), 9).unwrap(), [due(300, 1)]);
+    assert_eq!(store.due(Index::Expiry, 99, None, 9).unwrap(), []);
+    assert_eq!(store.due(Index::Expiry, 100, None, 9).unwrap(), [due(100, 2), due(100, 3)]);
+    assert_eq!(store.due(Index::Expiry, 299, None, 9).unwrap(), [due(100, 2), due(100, 3), due(256, 4)]);
+    assert_eq!(store.due(Index::Expiry, 300, None, 2).unwrap(), [due(100, 2), due(100, 3)]);
+    assert_eq!(store.due(Index::Expiry, 300, Some(&due(100, 2)), 2).unwrap(), [due(100, 3), due(256, 4)]);
+    assert_eq!(store.due(Index::Expiry, 300, Some(&due(300, 1)), 2).unwrap(), []);
+    assert_eq!(store.due(Index::Expiry, u64::MAX, Some(&due(256, 4)), 9).unwrap(), [due(300, 1)]);
     for (after, next) in [(0, Some(100)), (99, Some(100)), (100, Some(256)), (300, None), (u64::MAX, None)] {
         assert_eq!(store.next_expiry(after).unwrap(), next, "after {after}");
     }
@@ -181,7 +196,7 @@ fn pages_follow_prefix_and_cursor() {
         }
         for sequence in [1, 2, 10, 11] {
             put(changes, sequence, &registration("cat", 5, 6), 5);
-            changes.amend(sequence, &gone, Indexed::at(5), Indexed::at(5));
+            changes.amend(&LeaseKey::registration(sequence), &gone, Indexed::at(5), Indexed::at(5));
         }
     });
     let page = |kind, prefix: &str, after: Option<&LeaseKey>, most| {
@@ -218,14 +233,17 @@ fn one_lease_is_inspected_with_all_its_rows() {
     let ends = || store.inspect(&key, |row| (row.indexed(), row.end())).unwrap();
     assert_eq!(ends(), Some((10, Some(20))));
     let gone = Amendment { points_gone: vec![0], tokens_gone: vec![] };
-    commit(&store, |changes| changes.amend(1, &gone, Indexed::at(10), Indexed::at(10)));
+    commit(&store, |changes| {
+        changes.amend(&LeaseKey::registration(1), &gone, Indexed::at(10), Indexed::at(10))
+    });
     assert_eq!(ends(), Some((10, Some(10))));
     assert_eq!(store.inspect(&LeaseKey::registration(2), |_| ()).unwrap(), None);
 }
 
 /// Removes registration 1, as the writer does it.
 fn remove_pinned(store: &Store, pins: &Pins, mut changes: Changes) {
-    changes.remove_registration(1, 1, false, Indexed::at(10));
+    changes
+        .remove_all(&LeaseKey::registration(1), Rows { parts: 1, amended: false, indexed: Indexed::at(10) });
     pins.keep_removed(&changes, store).unwrap();
     store.commit(&changes).unwrap();
     assert!(rows(store).is_empty());
@@ -347,10 +365,16 @@ fn a_large_registration_goes_with_all_its_parts_and_stays_readable_for_whoever_h
         pins.pin(vec![DropRef { sequence: 2, point: 49 }]),
     ];
     let mut changes = Changes::default();
-    changes.remove_registration(1, parts, false, Indexed::at(10));
+    changes.remove_all(
+        &LeaseKey::registration(1),
+        Rows { parts: parts, amended: false, indexed: Indexed::at(10) },
+    );
     // And one that is written and removed at once.
     let parts = changes.put_new(&LeaseKey::registration(2), &large("bob"), Indexed::at(10));
-    changes.remove_registration(2, parts, false, Indexed::at(10));
+    changes.remove_all(
+        &LeaseKey::registration(2),
+        Rows { parts: parts, amended: false, indexed: Indexed::at(10) },
+    );
     pins.keep_removed(&changes, &store).unwrap();
     store.commit(&changes).unwrap();
     assert_eq!(pinned[0].read(&store).unwrap(), [large("ann").payloads[49].to_string()]);

@@ -6,7 +6,7 @@ mod common;
 use common::registry::{START, from};
 use common::store::{Place, commit, put, put_relay, registration, relay, rows, tamper};
 use waypost::registry::rendezvous::Rendezvous;
-use waypost::store::{Amendment, Changes, Indexed, LeaseKey, Problem, Undecodable};
+use waypost::store::{Amendment, Changes, Index, Indexed, LeaseKey, Problem, Undecodable};
 
 const INDEX: &str = "index.expiry";
 const RELAYS: &str = "lease.relay";
@@ -21,7 +21,7 @@ fn store_with_leases() -> Place {
         put(changes, 1, &registration("bob", 10, 20), 10);
         put(changes, 2, &registration("cat", 11, 21), 11);
         let gone = Amendment { points_gone: vec![], tokens_gone: vec![0] };
-        changes.amend(2, &gone, Indexed::at(11), Indexed::at(21));
+        changes.amend(&LeaseKey::registration(2), &gone, Indexed::at(11), Indexed::at(21));
     });
     store.flush().unwrap();
     assert!(store.check().unwrap().is_clean());
@@ -102,11 +102,11 @@ fn an_index_row_after_the_end_is_found() {
         put(changes, 1, &registration("ann", 10, 20), 20);
         put(changes, 2, &registration("ann", 10, 20), 21);
         put(changes, 3, &registration("ann", 10, 20), 10);
-        changes.amend(3, &tokens_gone, Indexed::at(10), Indexed::at(20));
+        changes.amend(&LeaseKey::registration(3), &tokens_gone, Indexed::at(10), Indexed::at(20));
         put(changes, 4, &registration("ann", 30, 20), 20);
-        changes.amend(4, &tokens_gone, Indexed::at(20), Indexed::at(30));
+        changes.amend(&LeaseKey::registration(4), &tokens_gone, Indexed::at(20), Indexed::at(30));
         put(changes, 5, &registration("ann", 10, 20), 10);
-        changes.amend(5, &all_gone, Indexed::at(10), Indexed::at(10));
+        changes.amend(&LeaseKey::registration(5), &all_gone, Indexed::at(10), Indexed::at(10));
     });
     let late = |key: &str, at, end| Problem::IndexedLate { kind: "registration", key: key.into(), at, end };
     assert_eq!(store.check().unwrap().problems, [late("2", 21, 20), late("4", 30, 20), late("5", 10, 0)]);
@@ -204,7 +204,7 @@ fn malformed_index_rows_hide_nothing_that_is_due() {
         }
     });
     let store = place.open();
-    let due = store.due(30, None, 1).unwrap();
+    let due = store.due(Index::Expiry, 30, None, 1).unwrap();
     assert_eq!(due.iter().map(|due| due.at).collect::<Vec<_>>(), [10]);
     assert_eq!(store.next_expiry(0).unwrap(), Some(10));
 }

@@ -26,7 +26,7 @@ pub enum Command {
     },
     /// List leases; --json shows their records, with the size and digest of a dead drop, never its content.
     Leases {
-        /// Only this kind: relay or registration.
+        /// Only this kind: relay, registration, peer, turn_session or server.
         #[arg(long)]
         kind: Option<String>,
         /// Only keys that begin so.
@@ -178,6 +178,8 @@ fn status(status: &Status) -> String {
             format!("{}: {} points, {} tokens", leases.registration, leases.points, leases.tokens),
         ),
         ("dead drops", size(leases.dead_drop_bytes)),
+        ("peers", format!("{}; {} TURN sessions", leases.peer, leases.turn_session)),
+        ("servers", leases.server.to_string()),
         ("next expiry", next),
         ("store", format!("{}; {} rows written or removed", size(store.bytes_on_disk), store.rows)),
         ("undecodable rows", store.undecodable_rows.to_string()),
@@ -202,7 +204,11 @@ fn status(status: &Status) -> String {
 }
 
 fn swept(swept: &Swept) -> String {
-    format!("swept {} relays and {} registrations\n", swept.relay, swept.registration)
+    let Swept { relay, registration, peer, turn_session, server } = swept;
+    format!(
+        "swept {relay} relays, {registration} registrations, {peer} peers, {turn_session} TURN sessions and \
+         {server} servers\n"
+    )
 }
 
 fn connections(connections: &Connections) -> String {

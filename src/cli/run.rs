@@ -10,9 +10,10 @@ use tracing_subscriber::EnvFilter;
 use super::Exit;
 use crate::config::{Log, LogFormat, Settings};
 use crate::daemon::Daemon;
+use crate::limits::HTTP_CONNECTIONS;
 
-/// Descriptors beside the sockets': listeners, connections before their upgrade, the store.
-const SPARE_DESCRIPTORS: usize = 2048;
+/// Descriptors beside the sockets': listeners, HTTP connections, the store.
+const SPARE_DESCRIPTORS: usize = HTTP_CONNECTIONS + 1024;
 
 /// Runs the daemon until a signal or until a part of it ends.
 pub(super) fn run(settings: Settings) -> ExitCode {

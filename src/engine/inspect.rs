@@ -1,16 +1,14 @@
 //! Looking in: what the admin endpoint shows of the registries, the store and the sockets.
 //!
-//! Owns turning records into what may be shown: dead drops as size and digest, never as content, resume tokens not at all.
-//! Must not know HTTP.
+//! Owns counts, pages and the check of a running daemon. Must not know HTTP, nor what of a record may be shown.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use serde_json::json;
-use sha2::{Digest, Sha256};
-
+use super::shown::lease;
 use super::writer::fold;
 use super::{Engine, Promise, Shared, Unavailable};
+use crate::clock::Millis;
 use crate::id::Kind;
 use crate::registry::Registries;
 use crate::store::{LeaseKey, Report, Row, SCHEMA};
@@ -45,8 +43,11 @@ impl Engine {
                 let registries = &turn.core.registries;
                 let totals = registries.rendezvous.totals();
                 let leases = Leases {
-                    relay: registries.relays.len(),
-                    registration: registries.rendezvous.len(),
+                    relay: registries.count(Kind::Relay),
+                    registration: registries.count(Kind::Registration),
+                    peer: registries.count(Kind::Peer),
+                    turn_session: registries.count(Kind::TurnSession),
+                    server: registries.count(Kind::Server),
                     points: totals.points,
                     tokens: totals.tokens,
                     dead_drop_bytes: totals.payload_bytes,
@@ -100,7 +101,7 @@ impl Engine {
             let checked = self.run(Promise::None, move |turn| {
                 // Requests before this one in the same drain are in memory and not yet in the rows.
                 let settled = turn.changes.is_empty();
-                settled.then(|| shared.check(&turn.core.registries))
+                settled.then(|| shared.check(&mut turn.core.registries, turn.now))
             });
             if let Some(checked) = checked.await? {
                 return checked;
@@ -145,68 +146,16 @@ impl Engine {
 }
 
 impl Shared {
-    fn check(&self, memory: &Registries) -> Result<Checked, Unavailable> {
+    fn check(&self, memory: &mut Registries, now: Millis) -> Result<Checked, Unavailable> {
         let store = self.store.read().unwrap_or_else(PoisonError::into_inner);
         let store = store.as_ref().ok_or(Unavailable::Storage)?;
         let checked = store.check().and_then(|report| {
-            let (folded, _) = fold(store, self.boot, &self.limits)?;
-            Ok(Checked { report, memory_agrees: folded.same_as(memory) })
+            let (mut folded, _) = fold(store, self.boot, &self.limits)?;
+            Ok(Checked { report, memory_agrees: folded.same_as(memory, now) })
         });
         checked.map_err(|error| {
             tracing::error!(%error, "the store cannot be checked");
             Unavailable::Storage
         })
     }
-}
-
-fn lease(key: &LeaseKey, row: &Row<'_>) -> Lease {
-    let (peer_id, record) = match row {
-        Row::Relay { id, record } => (
-            id.as_str().to_owned(),
-            json!({
-                "boot": record.boot,
-                "publicKey": record.public_key,
-                "maxConnections": record.max_connections,
-                "connectedCount": record.connected,
-                "registeredAt": record.registered_at,
-            }),
-        ),
-        Row::Registration { record, amendment, .. } => {
-            let lost = amendment.clone().unwrap_or_default();
-            let left = |gone: &[u16], place: usize| !gone.contains(&(place as u16));
-            let points =
-                record.points.iter().enumerate().filter(|(place, _)| left(&lost.points_gone, *place));
-            let points = points.map(|(_, point)| {
-                let payload = point.payload.and_then(|at| record.payloads.get(usize::from(at)));
-                json!({
-                    "point": point.name,
-                    "deadDrop": payload.map(|text| json!({ "bytes": text.len(), "sha256": digest(text) })),
-                })
-            });
-            let tokens =
-                record.tokens.iter().enumerate().filter(|(place, _)| left(&lost.tokens_gone, *place));
-            let shown = json!({
-                "boot": record.boot,
-                "relayId": record.relay_id,
-                "registeredAt": record.registered_at,
-                "pointsEnd": record.points_end,
-                "tokensEnd": record.tokens_end,
-                "points": points.collect::<Vec<_>>(),
-                "tokens": tokens.map(|(_, token)| token.as_ref()).collect::<Vec<_>>(),
-            });
-            (record.peer.to_string(), shown)
-        }
-    };
-    Lease {
-        kind: key.kind().name().into(),
-        key: key.text(),
-        peer_id,
-        ends: row.end(),
-        indexed: row.indexed(),
-        record,
-    }
-}
-
-fn digest(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }

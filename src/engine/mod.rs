@@ -3,7 +3,10 @@
 //! Owns the way of a request: a bounded queue, one writer thread, one flusher thread, the promise that an answer
 //! keeps, and effects after the commit. Must not know HTTP or WebSocket.
 
+mod bootstrap;
+mod directory;
 mod inspect;
+mod shown;
 mod signalling;
 mod sweeper;
 mod writer;
@@ -26,6 +29,9 @@ use crate::registry::{Boot, Registries};
 use crate::store::{Changes, Faults, OpenError, Pins, Store, StoreError};
 use crate::wire::Refusal;
 
+pub use crate::registry::peers::{Claimant, Filter, Listed};
+pub use bootstrap::{ListedTurn, PeerPage, PeerStretch};
+pub use directory::Proof;
 pub use inspect::{Checked, LeaseQuery};
 
 /// What an answer promises. docs/storage.md lists who has which.
@@ -139,6 +145,8 @@ struct Turn<'a> {
     core: &'a mut Core,
     now: Millis,
     changes: &'a mut Changes,
+    /// How many expired peers the requests of this drain may still remove.
+    to_clean: &'a mut usize,
     effects: Vec<Effect>,
     taken: Option<Taken>,
     metrics: &'a Metrics,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::{Effect, Engine, Promise, Taken, Turn};
-use crate::id::{Generation, PeerId, ResumeDigest, SocketId, new_resume_token};
+use crate::id::{Generation, PeerId, SocketId, TokenDigest, new_token};
 use crate::limits::RELAYS_ON_REGISTER;
 use crate::live::hub::Claim;
 use crate::live::outbox::{Close, Outbox};
@@ -198,9 +198,9 @@ impl Turn<'_> {
     }
 
     /// Gives the id to the socket under a new resume token, and closes the socket that it replaces.
-    fn take(&mut self, socket: SocketId, id: &PeerId) -> (String, ResumeDigest) {
-        let token = new_resume_token(&mut self.core.rng);
-        let digest = ResumeDigest::of(&token);
+    fn take(&mut self, socket: SocketId, id: &PeerId) -> (String, TokenDigest) {
+        let token = new_token(&mut self.core.rng);
+        let digest = TokenDigest::of(&token);
         let (generation, replaced) = self.core.hub.take(socket, id, digest);
         self.taken = generation.map(|generation| Taken(socket, generation));
         if let Some(replaced) = replaced {

@@ -1,8 +1,8 @@
 //! The sweeper: ends leases whose time is up, in bounded atomic batches, so that the writer serves whoever waits in
 //! between.
 //!
-//! Owns when to look and what to look at: the expiry index from its start to now. Must not know the rules: the
-//! registries decide, in the writer, what has really ended.
+//! Owns when to look and what to look at: the expiry indexes from their start to now; the one of what requests remove on
+//! their way only every now and then. Must not know the rules: the registries decide, in the writer, what has really ended.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -13,7 +13,7 @@ use crate::clock::{JumpWatch, Millis, rest};
 use crate::id::Kind;
 use crate::metrics::KindLabel;
 use crate::registry::Expired;
-use crate::store::{Due, Store, StoreError};
+use crate::store::{Due, Index, Store, StoreError};
 use crate::wire::admin::Swept;
 
 /// Rest between two sweeps: with leases that end one by one it makes batches of them. No answer depends on a sweep.
@@ -31,6 +31,8 @@ pub(super) async fn run(engine: Engine) {
     // Index rows up to here have been looked at; what is left of them has no lease that can end.
     let mut swept_to: Millis = 0;
     let mut not_before = Duration::ZERO;
+    let backup = shared.limits.peers.backup_sweep.as_millis() as Millis;
+    let mut next_backup = shared.clock.now().saturating_add(backup);
     loop {
         // Whatever is written while the index is being read wakes this up again.
         signals.wakes_at.store(Millis::MAX, Ordering::Relaxed);
@@ -41,7 +43,7 @@ pub(super) async fn run(engine: Engine) {
         let held_done = signals.held_done.load(Ordering::Relaxed);
         let grace_end = if held_done { Millis::MAX } else { shared.boot.grace_end };
         let ceiling = shared.clock.now().saturating_add(interval);
-        let target = next.unwrap_or(Millis::MAX).min(grace_end).min(ceiling);
+        let target = next.unwrap_or(Millis::MAX).min(grace_end).min(ceiling).min(next_backup);
         signals.wakes_at.store(target, Ordering::Relaxed);
         tokio::select! {
             () = shared.clock.sleep_until_wall(target) => {}
@@ -58,9 +60,13 @@ pub(super) async fn run(engine: Engine) {
             shared.clock.sleep_until(not_before).await;
         }
         let now = shared.clock.now();
-        match engine.sweep().await {
+        let done = if now < next_backup { engine.sweep_expiry().await } else { engine.sweep().await };
+        match done {
             Ok(_) => {
                 swept_to = now;
+                if now >= next_backup {
+                    next_backup = now.saturating_add(backup);
+                }
                 rest(REST).await;
             }
             // The writer has logged why.
@@ -72,19 +78,33 @@ pub(super) async fn run(engine: Engine) {
 impl Engine {
     /// Ends everything whose time is up, and tells how many of each kind.
     pub async fn sweep(&self) -> Result<Swept, Unavailable> {
+        let mut swept = self.sweep_expiry().await?;
+        self.sweep_index(Index::OnDemand, &mut swept).await?;
+        Ok(swept)
+    }
+
+    async fn sweep_index(&self, index: Index, swept: &mut Swept) -> Result<(), Unavailable> {
         let now = self.0.clock.now();
         let most = self.0.limits.sweep.max_batch;
-        let mut swept = Swept::default();
         let mut after: Option<Due> = None;
         loop {
             let from = after.take();
-            let batch = self.read_store(move |store| store.due(now, from.as_ref(), most)).await?;
-            let Some(last) = batch.last().cloned() else { break };
-            self.expire(batch, &mut swept).await?;
+            let batch = self.read_store(move |store| store.due(index, now, from.as_ref(), most)).await?;
+            let Some(last) = batch.last().cloned() else { return Ok(()) };
+            self.expire(batch, swept).await?;
             after = Some(last);
         }
+    }
+
+    /// As [`Engine::sweep`], without what requests remove on their way.
+    async fn sweep_expiry(&self) -> Result<Swept, Unavailable> {
+        let now = self.0.clock.now();
+        let most = self.0.limits.sweep.max_batch;
+        let mut swept = Swept::default();
+        self.sweep_index(Index::Expiry, &mut swept).await?;
         let epoch = self.0.epoch.load(Ordering::Relaxed);
         if now >= self.0.boot.grace_end && !self.0.sweeper.held_done.load(Ordering::Relaxed) {
+            let mut after: Option<Due> = None;
             loop {
                 let from = after.take();
                 let batch = self.read_store(move |store| store.held(from.as_ref(), most)).await?;
@@ -119,6 +139,9 @@ impl Engine {
             match kind {
                 Kind::Relay => swept.relay += 1,
                 Kind::Registration => swept.registration += 1,
+                Kind::Peer => swept.peer += 1,
+                Kind::TurnSession => swept.turn_session += 1,
+                Kind::Server => swept.server += 1,
             }
         }
         Ok(())

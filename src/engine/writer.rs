@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::{Answer, Command, Core, Effect, Ended, Job, Promise, Shared, Taken, Turn, Unavailable};
 use crate::id::Kind;
-use crate::limits::{ENGINE_DRAIN, Limits};
+use crate::limits::{ENGINE_DRAIN, Limits, MAX_CLEANED};
 use crate::registry::{Boot, Registries};
 use crate::store::{Changes, Faults, Store, StoreError};
 
@@ -161,6 +161,7 @@ impl Writer {
         metrics.drains.inc();
         let now = self.shared.clock.now();
         let mut changes = Changes::default();
+        let mut to_clean = MAX_CLEANED;
         let (mut at_once, mut after_flush) = (Vec::new(), Vec::new());
         for job in jobs {
             if self.reopen_at.is_some() && job.promise != Promise::None {
@@ -171,6 +172,7 @@ impl Writer {
                 core: &mut self.core,
                 now,
                 changes: &mut changes,
+                to_clean: &mut to_clean,
                 effects: Vec::new(),
                 taken: None,
                 metrics,
@@ -244,8 +246,9 @@ impl Writer {
 
     fn measure(&self) {
         let (metrics, registries) = (&self.shared.metrics, &self.core.registries);
-        metrics.lease_gauge(Kind::Relay.name(), registries.relays.len());
-        metrics.lease_gauge(Kind::Registration.name(), registries.rendezvous.len());
+        for kind in Kind::ALL {
+            metrics.lease_gauge(kind.name(), registries.count(kind));
+        }
         let totals = registries.rendezvous.totals();
         metrics.points.set(totals.points as i64);
         metrics.tokens.set(totals.tokens as i64);

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::outbox::{Budget, Close, Outbox};
-use crate::id::{Generation, PeerId, ResumeDigest, SocketId};
+use crate::id::{Generation, PeerId, SocketId, TokenDigest};
 
 #[derive(Default)]
 pub struct Hub {
@@ -24,7 +24,7 @@ struct Socket {
 struct Holder {
     socket: SocketId,
     generation: Generation,
-    resume: ResumeDigest,
+    resume: TokenDigest,
 }
 
 /// How a socket stands to an id that it wants.
@@ -101,7 +101,7 @@ impl Hub {
         &mut self,
         socket: SocketId,
         id: &PeerId,
-        resume: ResumeDigest,
+        resume: TokenDigest,
     ) -> (Option<Generation>, Option<Arc<Outbox>>) {
         let Some(newcomer) = self.sockets.get_mut(&socket) else { return (None, None) };
         newcomer.id = Some(id.clone());
@@ -194,10 +194,10 @@ mod tests {
     #[test]
     fn the_late_exit_of_a_replaced_socket_leaves_its_successor_alone() {
         let mut hub = hub_with(2);
-        assert!(hub.take(SocketId(1), &id("a"), ResumeDigest::of("one")).1.is_none());
+        assert!(hub.take(SocketId(1), &id("a"), TokenDigest::of("one")).1.is_none());
         assert!(matches!(hub.claim(SocketId(2), &id("a"), Some("wrong"), None), Claim::Taken { .. }));
         assert!(matches!(hub.claim(SocketId(2), &id("a"), Some("one"), None), Claim::TakeOver));
-        let replaced = hub.take(SocketId(2), &id("a"), ResumeDigest::of("two")).1.unwrap();
+        let replaced = hub.take(SocketId(2), &id("a"), TokenDigest::of("two")).1.unwrap();
         assert_eq!(replaced.socket, SocketId(1));
         assert_eq!(hub.leave(SocketId(1)), None);
         assert_eq!(hub.outbox(&id("a")).unwrap().socket, SocketId(2));
@@ -230,9 +230,9 @@ mod tests {
     #[test]
     fn an_id_is_given_back_only_as_it_was_taken() {
         let mut hub = hub_with(1);
-        let (first, _) = hub.take(SocketId(1), &id("a"), ResumeDigest::of("one"));
+        let (first, _) = hub.take(SocketId(1), &id("a"), TokenDigest::of("one"));
         hub.release(SocketId(1));
-        let (second, _) = hub.take(SocketId(1), &id("a"), ResumeDigest::of("two"));
+        let (second, _) = hub.take(SocketId(1), &id("a"), TokenDigest::of("two"));
         hub.give_back(SocketId(1), first.unwrap());
         assert!(hub.is_held(&id("a")));
         hub.give_back(SocketId(1), second.unwrap());
@@ -242,10 +242,10 @@ mod tests {
     #[test]
     fn a_probe_that_found_silence_counts_only_for_the_generation_it_was_made_for() {
         let mut hub = hub_with(3);
-        hub.take(SocketId(1), &id("a"), ResumeDigest::of("one"));
+        hub.take(SocketId(1), &id("a"), TokenDigest::of("one"));
         let Claim::Taken { generation, .. } = hub.claim(SocketId(3), &id("a"), None, None) else { panic!() };
         hub.leave(SocketId(1));
-        hub.take(SocketId(2), &id("a"), ResumeDigest::of("two"));
+        hub.take(SocketId(2), &id("a"), TokenDigest::of("two"));
         assert!(matches!(hub.claim(SocketId(3), &id("a"), None, Some(generation)), Claim::Taken { .. }));
     }
 }

@@ -3,16 +3,24 @@
 //! Owns the registries in memory. Each is synchronous and pure: state, time and a request in; an answer and changes
 //! out. Must not know tokio, sockets, clocks or sled; nothing here sends anything.
 
+pub mod directory;
+pub mod peers;
 pub mod relays;
 pub mod rendezvous;
+pub mod turn;
 
 use crate::clock::Millis;
-use crate::id::PeerId;
+use crate::id::{Kind, NodeId, PeerId, ServerId, SessionId, TokenDigest};
 use crate::limits::Limits;
 use crate::store::{Changes, Due, Indexed, Row};
+use crate::wire::bootstrap::Peer;
+use crate::wire::turn::TurnOffer;
 
+use directory::Directory;
+use peers::{Claimant, Peers};
 use relays::Relays;
 use rendezvous::Rendezvous;
+use turn::Turn;
 
 /// Which run of the daemon this is, and how long what was live in an earlier one still counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,17 +54,38 @@ pub enum Expired {
 pub struct Registries {
     pub relays: Relays,
     pub rendezvous: Rendezvous,
+    /// Changed through [`Registries`] alone where that concerns TURN.
+    pub peers: Peers,
+    pub turn: Turn,
+    pub directory: Directory,
 }
 
 impl Registries {
     pub fn new(boot: Boot, limits: &Limits) -> Registries {
-        Registries { relays: Relays::new(boot), rendezvous: Rendezvous::new(boot, limits.rendezvous.clone()) }
+        Registries {
+            relays: Relays::new(boot),
+            rendezvous: Rendezvous::new(boot, limits.rendezvous.clone()),
+            peers: Peers::new(limits.peers.clone()),
+            turn: Turn::new(limits.turn.clone()),
+            directory: Directory::new(limits.directory.clone()),
+        }
     }
 
     /// Sets the end of the restart grace, once it is known.
     pub fn begin(&mut self, boot: Boot) {
         self.relays.begin(boot);
         self.rendezvous.begin(boot);
+    }
+
+    /// Leases of a kind, ended ones too until they are removed.
+    pub fn count(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Relay => self.relays.len(),
+            Kind::Registration => self.rendezvous.len(),
+            Kind::Peer => self.peers.len(),
+            Kind::TurnSession => self.turn.len(),
+            Kind::Server => self.directory.len(),
+        }
     }
 
     /// Takes a lease back from its rows.
@@ -66,16 +95,32 @@ impl Registries {
             Row::Registration { sequence, record, amendment, indexed, parts } => {
                 self.rendezvous.load(sequence, record, amendment, Indexed::at(indexed), parts);
             }
+            Row::Peer { id, record, seen, rows } => {
+                self.peers.load(id.clone(), record, seen, rows);
+                self.announce(&id);
+            }
+            Row::TurnSession { id, record } => self.turn.load(id, &record),
+            Row::Server { id, record, indexed } => self.directory.load(id, record, Indexed::at(indexed)),
         }
     }
 
     /// Ends a lease that is due, or files it at its true time.
     pub fn expire(&mut self, due: &Due, now: Millis, changes: &mut Changes) -> Expired {
-        match (due.key.id(), due.key.sequence()) {
-            (Some(id), _) => self.relays.expire(&id, now, changes),
-            (None, Some(sequence)) => self.rendezvous.expire(sequence, due.at, now, changes),
-            (None, None) => Expired::Kept,
+        let name = due.key.name().unwrap_or_default();
+        match due.key.kind() {
+            Kind::Relay => PeerId::parse(name).map(|id| self.relays.expire(&id, now, changes)),
+            Kind::Registration => {
+                due.key.sequence().map(|number| self.rendezvous.expire(number, due.at, now, changes))
+            }
+            Kind::Peer => NodeId::parse(name).map(|id| {
+                let expired = self.peers.expire(&id, now, changes);
+                self.announce(&id);
+                expired
+            }),
+            Kind::TurnSession => SessionId::parse(name).map(|id| self.turn.expire(&id, now, changes)),
+            Kind::Server => ServerId::parse(name).map(|id| self.directory.expire(&id, now, changes)),
         }
+        .unwrap_or(Expired::Kept)
     }
 
     /// The holder of `id` is gone (protocol: signalling, section 7).
@@ -90,8 +135,72 @@ impl Registries {
         self.rendezvous.leave_live(id, changes);
     }
 
-    /// Whether both would answer every request alike.
-    pub fn same_as(&self, other: &Registries) -> bool {
-        self.relays.same_as(&other.relays) && self.rendezvous.same_as(&other.rendezvous)
+    /// [`Peers::clean`]; tells how many.
+    pub fn clean_peers(
+        &mut self,
+        now: Millis,
+        except: Option<&NodeId>,
+        most: usize,
+        changes: &mut Changes,
+    ) -> usize {
+        let gone = self.peers.clean(now, except, most, changes);
+        gone.iter().for_each(|id| self.announce(id));
+        gone.len()
+    }
+
+    /// [`Peers::register`].
+    pub fn register_peer(
+        &mut self,
+        now: Millis,
+        (id, peer): (NodeId, Peer),
+        claimant: &Claimant,
+        fresh: TokenDigest,
+        changes: &mut Changes,
+    ) -> Result<bool, peers::Refused> {
+        let registered = self.peers.register(now, (id.clone(), peer), claimant, fresh, changes);
+        self.announce(&id);
+        registered
+    }
+
+    /// [`Peers::set_turn`].
+    pub fn set_turn(
+        &mut self,
+        now: Millis,
+        id: &NodeId,
+        turn: Option<TurnOffer>,
+        claimant: &Claimant,
+        changes: &mut Changes,
+    ) -> Result<(), peers::Refused> {
+        self.peers.set_turn(now, id, turn, claimant, changes)?;
+        self.announce(id);
+        Ok(())
+    }
+
+    /// [`Peers::leave`].
+    pub fn leave_peer(
+        &mut self,
+        now: Millis,
+        id: &NodeId,
+        token: Option<&str>,
+        changes: &mut Changes,
+    ) -> Result<(), peers::Refused> {
+        self.peers.leave(now, id, token, changes)?;
+        self.announce(id);
+        Ok(())
+    }
+
+    /// Tells the TURN registry how many sessions a peer takes.
+    fn announce(&mut self, id: &NodeId) {
+        let offer = self.peers.get(id).and_then(|peer| peer.turn.as_ref());
+        self.turn.set_capacity(id, offer.map_or(0, |offer| offer.capacity));
+    }
+
+    /// Whether both would answer every request alike from `now` on.
+    pub fn same_as(&mut self, other: &mut Registries, now: Millis) -> bool {
+        self.relays.same_as(&other.relays)
+            && self.rendezvous.same_as(&other.rendezvous)
+            && self.peers.same_as(&other.peers)
+            && self.turn.same_as(&mut other.turn, now)
+            && self.directory.same_as(&other.directory)
     }
 }

@@ -11,7 +11,7 @@ use rand::seq::index;
 
 use super::{Boot, Expired};
 use crate::clock::Millis;
-use crate::id::{PeerId, ResumeDigest};
+use crate::id::{PeerId, TokenDigest};
 use crate::store::{Changes, Indexed, LeaseKey, RelayRecord};
 
 /// What a relay says of itself when it registers.
@@ -21,7 +21,7 @@ pub struct Registration {
     pub max_connections: u32,
     pub public_key: Option<String>,
     /// The digest of the token it is given now.
-    pub resume: ResumeDigest,
+    pub resume: TokenDigest,
     /// The token it showed.
     pub shown_token: Option<String>,
     /// Whether the id was held without a break: the same socket again, or a take-over.
@@ -44,7 +44,7 @@ struct Relay {
     max_connections: u32,
     connected: f64,
     registered_at: Millis,
-    resume: ResumeDigest,
+    resume: TokenDigest,
 }
 
 impl Relay {
@@ -137,7 +137,7 @@ impl Relays {
     }
 
     /// The id goes on under a new token without a `register`.
-    pub fn renew_token(&mut self, id: &PeerId, resume: ResumeDigest, changes: &mut Changes) {
+    pub fn renew_token(&mut self, id: &PeerId, resume: TokenDigest, changes: &mut Changes) {
         let boot = self.boot.number;
         if let Some(relay) = self.relays.get_mut(id).filter(|relay| relay.boot == boot) {
             relay.resume = resume;
@@ -213,7 +213,7 @@ impl Relays {
             max_connections: record.max_connections.max(1),
             connected: record.connected,
             registered_at: record.registered_at,
-            resume: ResumeDigest(record.resume),
+            resume: TokenDigest(record.resume),
         };
         self.relays.insert(id.clone(), relay);
         self.place(&id);

@@ -52,7 +52,7 @@ pub enum Refused {
 }
 
 /// What the rows of a registration say beside its record.
-struct Rows<'a> {
+struct Filed<'a> {
     amendment: Option<&'a Amendment>,
     indexed: Indexed,
     parts: u16,
@@ -247,8 +247,8 @@ impl Rendezvous {
         };
         let indexed = Indexed::at(first_end);
         let parts = changes.put_new(&LeaseKey::registration(sequence), &record, indexed);
-        let rows = Rows { amendment: None, indexed, parts };
-        self.insert(sequence, &record, rows, points.into(), tokens.into());
+        let filed = Filed { amendment: None, indexed, parts };
+        self.insert(sequence, &record, filed, points.into(), tokens.into());
     }
 
     /// Takes a registration back from its rows.
@@ -263,8 +263,8 @@ impl Rendezvous {
         self.continue_after(sequence);
         let points = record.points.iter().map(|point| PointKey::of(&point.name)).collect();
         let tokens = record.tokens.iter().map(|name| PointKey::of(name)).collect();
-        let rows = Rows { amendment: amendment.as_ref(), indexed, parts };
-        self.insert(sequence, &record, rows, points, tokens);
+        let filed = Filed { amendment: amendment.as_ref(), indexed, parts };
+        self.insert(sequence, &record, filed, points, tokens);
     }
 
     /// The newest number given.
@@ -281,12 +281,12 @@ impl Rendezvous {
         &mut self,
         sequence: u64,
         record: &RegistrationRecord<'_>,
-        rows: Rows<'_>,
+        filed: Filed<'_>,
         points: Box<[PointKey]>,
         tokens: Box<[PointKey]>,
     ) {
         let Some(peer) = PeerId::parse(&record.peer) else { return };
-        let Rows { amendment, indexed, parts } = rows;
+        let Filed { amendment, indexed, parts } = filed;
         // One copy of the id for all that a peer has.
         let peer = self.by_peer.get_key_value(&peer).map_or(peer, |(known, _)| known.clone());
         let holdings = self.by_peer.entry(peer.clone()).or_default();

@@ -1,14 +1,17 @@
-//! How much one socket may say: a token bucket, and an end to whoever goes on regardless (protocol: signalling,
-//! sections 1 and 8).
+//! How much one socket may say, and how often one address may ask: token buckets, and an end to a socket that goes on
+//! regardless (protocol: signalling, sections 1 and 8).
 //!
-//! Owns one socket's bucket, which ends with the socket. Must not know what was said.
+//! Owns one socket's bucket, which ends with the socket, and the table of addresses. Must not know what was said.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
+use governor::state::keyed::HashMapStateStore;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 
@@ -69,9 +72,65 @@ impl Limiter {
     }
 }
 
+/// Addresses in the table below which nobody looks for those to forget.
+const FEW_ADDRESSES: usize = 1024;
+
+/// How often each address asks over HTTP. An address is forgotten once its bucket is full again, so that the table is as
+/// large as the requests of a short while.
+pub struct RequestLimiter {
+    buckets: Option<RateLimiter<IpAddr, HashMapStateStore<IpAddr>, RunningTime, NoOpMiddleware<Nanos>>>,
+    forget_at: AtomicUsize,
+}
+
+impl RequestLimiter {
+    /// 0 requests a minute is no limit.
+    pub fn new(requests_per_minute: u32, clock: Clock) -> RequestLimiter {
+        let quota = NonZeroU32::new(requests_per_minute).map(Quota::per_minute);
+        let buckets = quota.map(|quota| RateLimiter::hashmap_with_clock(quota, RunningTime(clock)));
+        RequestLimiter { buckets, forget_at: AtomicUsize::new(FEW_ADDRESSES) }
+    }
+
+    /// Whether an address, or the /64 of one, may ask; if not, how many seconds it should wait.
+    pub fn check(&self, address: IpAddr) -> Result<(), u64> {
+        let Some(buckets) = &self.buckets else { return Ok(()) };
+        if buckets.len() >= self.forget_at.load(Ordering::Relaxed) {
+            buckets.retain_recent();
+            self.forget_at.store(FEW_ADDRESSES.max(2 * buckets.len()), Ordering::Relaxed);
+        }
+        let now = governor::clock::Clock::now(buckets.clock());
+        let seconds = |wait: Duration| wait.as_millis().div_ceil(1000).max(1) as u64;
+        buckets.check_key(&address).map_err(|until| seconds(until.wait_time_from(now)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_spends_its_burst_and_waits_without_hindering_others() {
+        let clock = Clock::manual(0);
+        let limiter = RequestLimiter::new(60, clock.clone());
+        let address = |number: u32| IpAddr::from(number.to_be_bytes());
+        clock.advance(MINUTE);
+        (0..60).for_each(|_| assert_eq!(limiter.check(address(1)), Ok(())));
+        assert_eq!(limiter.check(address(1)), Err(1));
+        assert_eq!(limiter.check(address(2)), Ok(()));
+        clock.advance(Duration::from_secs(1));
+        assert_eq!((limiter.check(address(1)), limiter.check(address(1))), (Ok(()), Err(1)));
+        assert_eq!(RequestLimiter::new(0, clock).check(address(1)), Ok(()));
+    }
+
+    #[test]
+    fn addresses_that_ask_no_more_are_forgotten() {
+        let clock = Clock::manual(0);
+        let limiter = RequestLimiter::new(600, clock.clone());
+        for number in 0..20_000_u32 {
+            clock.advance(Duration::from_micros(100));
+            assert_eq!(limiter.check(IpAddr::from(number.to_be_bytes())), Ok(()));
+        }
+        assert!(limiter.buckets.unwrap().len() < 5000);
+    }
 
     #[test]
     fn a_burst_passes_then_one_for_each_share_of_the_minute() {

@@ -6,6 +6,7 @@
 mod admin;
 mod drain;
 mod gate;
+mod http;
 mod limiter;
 mod public;
 pub mod secrets;
@@ -29,12 +30,13 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::clock::{Clock, rest};
 use crate::engine::Engine;
-use crate::limits::{Limits, PENDING_CONNECTIONS, PENDING_CONNECTIONS_PER_ADDRESS, REQUEST_HEAD_BYTES};
+use crate::limits::{HTTP_CONNECTIONS, HTTP_CONNECTIONS_PER_ADDRESS, Limits, REQUEST_HEAD_BYTES};
 use crate::metrics::{Metrics, RefusalLabel};
 use crate::wire::signalling::{ServerMessage, encode};
 use drain::{Drain, Token};
 use gate::Gate;
-use secrets::AdminToken;
+use limiter::RequestLimiter;
+use secrets::{AdminToken, ServerKey};
 
 /// How long a client may take to send the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,7 +55,7 @@ pub struct Options {
     pub limits: Limits,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
-    pub server_id: String,
+    pub server_key: ServerKey,
     pub admin_token: AdminToken,
     pub engine: Engine,
 }
@@ -67,6 +69,8 @@ struct App {
     gate: Arc<Gate>,
     trusted_proxies: Vec<IpNet>,
     server_id: String,
+    server_key: ServerKey,
+    request_limiter: RequestLimiter,
     admin_token: AdminToken,
     /// The first message on every socket.
     server_info: Utf8Bytes,
@@ -94,13 +98,15 @@ impl Server {
         let listener = bind(options.listen).await?;
         let admin_listener = bind(options.admin_listen).await?;
         let (public, admin) = (listener.local_addr()?, admin_listener.local_addr()?);
-        let server_id = options.server_id;
+        let server_id = options.server_key.server_id();
         let info = ServerMessage::ServerInfo {
             server_id: server_id.clone(),
             endpoint: (options.endpoint)(public),
             region: options.region,
         };
         let connections = &options.limits.connections;
+        let request_limiter =
+            RequestLimiter::new(connections.http_requests_per_minute, options.clock.clone());
         let app = Arc::new(App {
             gate: Gate::new(connections.max_connections, connections.max_connections_per_address),
             engine: options.engine,
@@ -109,6 +115,8 @@ impl Server {
             metrics: options.metrics,
             trusted_proxies: options.trusted_proxies,
             server_id,
+            server_key: options.server_key,
+            request_limiter,
             admin_token: options.admin_token,
             server_info: encode(&info).into(),
         });
@@ -143,7 +151,7 @@ impl Server {
 /// Accepts until told to stop. Each connection is served by a task of its own; one too many is dropped.
 async fn accept(listener: TcpListener, routes: Router, app: Arc<App>, mut token: Token) {
     // HTTP connections, until they become sockets. Trusted proxies have as many as they like.
-    let pending = Gate::new(PENDING_CONNECTIONS, PENDING_CONNECTIONS_PER_ADDRESS);
+    let pending = Gate::new(HTTP_CONNECTIONS, HTTP_CONNECTIONS_PER_ADDRESS);
     let service = TowerToHyperService::new(routes);
     loop {
         let accepted = tokio::select! {

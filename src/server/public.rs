@@ -1,63 +1,108 @@
-//! The public routes: health for people and balancers, and WebSocket upgrades on every path that no route owns.
+//! The public address: WebSocket upgrades on every path, and the routes of the HTTP dialects.
 //!
-//! Owns the order of the gates before an upgrade. Must not know what is spoken after it.
+//! Owns the order of the gates before an upgrade, and what stands at `/` and `/health`. Must not know what is spoken on
+//! a socket, nor any single route of a dialect.
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::header::RETRY_AFTER;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::extract::{Extension, Request, State};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use serde_json::json;
+use tower_http::request_id::{PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_http::trace::{DefaultOnFailure, TraceLayer};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::drain::Token;
 use super::gate::client_address;
+use super::http::layers::{self, Numbering, REQUEST_ID};
+use super::http::{self, Failure, openapi};
 use super::{App, Peer, signalling, upgrade};
 use crate::metrics::{Refusal, RefusalLabel};
+use crate::wire::directory::Health;
+use crate::wire::http::{ErrorBody, Problem, timestamp};
 
 #[derive(Clone)]
-struct Public {
+struct Upgrades {
     app: Arc<App>,
     token: Token,
 }
 
 pub fn routes(app: Arc<App>, token: Token) -> Router {
-    Router::new().route("/health", get(health)).fallback(any).with_state(Public { app, token })
+    let (bootstrap, mut document) = OpenApiRouter::with_openapi(openapi::head())
+        .routes(routes!(root))
+        .routes(routes!(health))
+        .routes(routes!(document))
+        .merge(http::bootstrap::routes())
+        .merge(http::turn::routes())
+        .split_for_parts();
+    let (directory, its_document) = http::directory::routes().split_for_parts();
+    document.merge(its_document);
+    let directory = directory
+        .route("/servers/key", http::directory::leave_by_name())
+        .route("/servers/heartbeat", http::directory::leave_by_name())
+        .method_not_allowed_fallback(async || Failure(Problem::METHOD_NOT_ALLOWED))
+        .layer(layers::cors(&["*".to_owned()]));
+    bootstrap
+        .fallback(async || Failure(Problem::NOT_FOUND))
+        .method_not_allowed_fallback(async || Failure(Problem::METHOD_NOT_ALLOWED))
+        .layer(Extension(Document(openapi::finish(document).into())))
+        .layer(layers::cors(&app.limits.peers.cors_origins))
+        .merge(directory)
+        .layer(layers::nosniff())
+        .layer(middleware::from_fn_with_state(app.clone(), layers::admit))
+        .layer(PropagateRequestIdLayer::new(REQUEST_ID))
+        .layer(
+            TraceLayer::new_for_http()
+                .make_span_with(layers::span)
+                .on_request(())
+                .on_response(())
+                .on_failure(DefaultOnFailure::new().level(tracing::Level::WARN)),
+        )
+        .layer(SetRequestIdLayer::new(REQUEST_ID, Numbering::new(app.clock.now())))
+        .layer(middleware::from_fn(layers::own_request_id))
+        .layer(middleware::from_fn_with_state(Upgrades { app: app.clone(), token }, upgrades))
+        .with_state(app)
 }
 
-/// `GET /health` (directory, last section).
-async fn health(State(Public { app, token }): State<Public>, request: Request) -> Response {
-    // Existing clients use any path for their socket.
+/// Existing clients use any path for their socket.
+async fn upgrades(State(Upgrades { app, token }): State<Upgrades>, request: Request, next: Next) -> Response {
     if upgrade::is_asked(request.headers()) {
         return open_socket(app, token, request).await;
     }
-    let status = json!({
-        "status": "healthy",
-        "service": "waypost",
-        "serverId": app.server_id,
-        "version": env!("CARGO_PKG_VERSION"),
-        "uptime": app.clock.running().as_secs_f64(),
-        "timestamp": humantime::format_rfc3339_millis(
-            std::time::UNIX_EPOCH + std::time::Duration::from_millis(app.clock.now()),
-        ).to_string(),
-    });
-    Json(status).into_response()
+    next.run(request).await
 }
 
-async fn any(State(Public { app, token }): State<Public>, request: Request) -> Response {
-    if upgrade::is_asked(request.headers()) {
-        return open_socket(app, token, request).await;
-    }
-    match (request.method().as_str(), request.uri().path()) {
-        ("GET" | "HEAD", "/") => {
-            let text = format!("waypost {}\n{}\n", env!("CARGO_PKG_VERSION"), app.server_id);
-            text.into_response()
-        }
-        _ => (StatusCode::NOT_FOUND, Json(json!({ "error": "Not found" }))).into_response(),
-    }
+/// Whether the daemon runs, and which it is (directory, last section).
+#[utoipa::path(get, path = "/health", responses((status = 200, body = Health), openapi::AnyFailure))]
+async fn health(State(app): State<Arc<App>>) -> Json<Health> {
+    Json(Health {
+        status: "healthy".into(),
+        service: "waypost".into(),
+        server_id: app.server_id.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        uptime: app.clock.running().as_secs_f64(),
+        timestamp: timestamp(app.clock.now()),
+    })
+}
+
+/// The server's name and version, for people.
+#[utoipa::path(get, path = "/", responses((status = 200, body = String), openapi::AnyFailure))]
+async fn root(State(app): State<Arc<App>>) -> String {
+    format!("waypost {}\n{}\n", env!("CARGO_PKG_VERSION"), app.server_id)
+}
+
+#[derive(Clone)]
+struct Document(Arc<str>);
+
+/// This document.
+#[utoipa::path(get, path = "/openapi.json", responses((status = 200, body = Object), openapi::AnyFailure))]
+async fn document(Extension(Document(text)): Extension<Document>) -> Response {
+    ([(CONTENT_TYPE, "application/json")], text.to_string()).into_response()
 }
 
 async fn open_socket(app: Arc<App>, token: Token, request: Request) -> Response {
@@ -80,19 +125,16 @@ async fn open_socket(app: Arc<App>, token: Token, request: Request) -> Response 
     });
     opened.unwrap_or_else(|error| {
         app.metrics.refused.get_or_create(&RefusalLabel { reason: Refusal::BadUpgrade }).inc();
-        (StatusCode::BAD_REQUEST, Json(json!({ "error": error }))).into_response()
+        (StatusCode::BAD_REQUEST, Json(ErrorBody { error, ..ErrorBody::default() })).into_response()
     })
 }
 
 fn refuse(app: &App, reason: Refusal) -> Response {
     app.metrics.refused.get_or_create(&RefusalLabel { reason }).inc();
     let (status, seconds, text) = match reason {
-        Refusal::Address => (StatusCode::TOO_MANY_REQUESTS, "10", "Too many connections from this address"),
-        Refusal::Total | Refusal::BadUpgrade => {
-            (StatusCode::SERVICE_UNAVAILABLE, "5", "Too many connections")
-        }
+        Refusal::Address => (StatusCode::TOO_MANY_REQUESTS, 10, "Too many connections from this address"),
+        Refusal::Total | Refusal::BadUpgrade => (StatusCode::SERVICE_UNAVAILABLE, 5, "Too many connections"),
     };
-    let mut headers = HeaderMap::new();
-    headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
-    (status, headers, Json(json!({ "error": text }))).into_response()
+    let body = ErrorBody { error: text.into(), ..ErrorBody::default() };
+    (status, [(RETRY_AFTER, HeaderValue::from(seconds))], Json(body)).into_response()
 }

@@ -24,6 +24,17 @@ impl ServerKey {
         Ok(ServerKey(SigningKey::from_bytes(&bytes.ok_or_else(malformed)?)))
     }
 
+    /// The public half.
+    pub fn public(&self) -> [u8; 32] {
+        self.0.verifying_key().to_bytes()
+    }
+
+    /// An Ed25519 signature.
+    pub fn sign(&self, bytes: &[u8]) -> [u8; 64] {
+        use ed25519_dalek::Signer;
+        self.0.sign(bytes).to_bytes()
+    }
+
     /// What `server_info` calls serverId: "ed25519:" and the public key as base64url without padding.
     pub fn server_id(&self) -> String {
         format!("ed25519:{}", URL_SAFE_NO_PAD.encode(self.0.verifying_key().as_bytes()))

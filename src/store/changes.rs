@@ -3,20 +3,22 @@
 //! Owns the rule that whoever writes a lease writes its index row in the same batch, and that every lease is named
 //! by exactly one index row, at or before its end. Must not know the registries' rules.
 
+use std::ops::Range;
+
 use sled::IVec;
 
 use super::key::{self, HELD, INDEX, LIVE_SINCE, LeaseKey, META, Satellite};
-use super::record::{self, Amendment, Record};
+use super::record::{self, Record};
 use crate::clock::Millis;
 use crate::id::Kind;
 
-/// Bytes of a registration's row; a larger one is written in parts. sled puts a log entry of more than 128 KiB into a
+/// Bytes of a row; a larger record is written in parts. sled puts a log entry of more than 128 KiB into a
 /// file of its own, which a power cut can leave damaged where the log already names it: then nothing can be opened any
 /// more. The largest entries are leaves, of up to 20 rows.
 pub const PART_BYTES: usize = 4096;
 
 /// Where the expiry index has a lease. The registries keep it beside the lease, so that no request reads the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Indexed(Millis);
 
 impl Indexed {
@@ -26,6 +28,19 @@ impl Indexed {
     pub fn at(at: Millis) -> Indexed {
         Indexed(at)
     }
+
+    pub fn millis(self) -> Millis {
+        self.0
+    }
+}
+
+/// Which rows a lease has; the registries keep it beside the lease, so that no request reads the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// How many its record takes.
+    pub parts: u16,
+    pub amended: bool,
+    pub indexed: Indexed,
 }
 
 pub(super) struct Row {
@@ -39,7 +54,7 @@ pub(super) struct Row {
 #[derive(Default)]
 pub struct Changes {
     pub(super) rows: Vec<Row>,
-    /// The earliest index row among them, held ones left out.
+    /// The earliest row of the index that is swept as leases end, held ones left out.
     pub(super) earliest: Option<Millis>,
 }
 
@@ -69,50 +84,73 @@ impl Changes {
         self.write(key, record, indexed);
     }
 
+    /// As [`Changes::put_again`], where the index row has to move along.
+    pub fn move_to<R: Record>(&mut self, key: &LeaseKey, record: &R, from: Indexed, to: Indexed) {
+        self.write(key, record, to);
+        self.move_index_row(key, from, to);
+    }
+
+    /// As [`Changes::move_to`], for a lease that may have further parts and an amendment, which go. Tells which rows it
+    /// has now.
+    pub fn replace<R: Record>(&mut self, key: &LeaseKey, record: &R, old: Rows, to: Indexed) -> Rows {
+        let parts = self.write(key, record, to);
+        self.remove_satellites(key, parts.min(old.parts)..old.parts, old.amended);
+        self.move_index_row(key, old.indexed, to);
+        Rows { parts, amended: false, indexed: to }
+    }
+
     /// Nothing that was live before this boot counts any more.
     pub fn live_since(&mut self, boot: u64) {
         self.push(META, LIVE_SINCE.into(), Some(IVec::from(&boot.to_be_bytes())));
     }
 
-    /// Removes a lease and its index row.
+    /// Removes a lease of one row and its index row.
     pub fn remove(&mut self, key: &LeaseKey, indexed: Indexed) {
         self.push(key::tree_name(key.kind), key.bytes.clone(), None);
         self.unindex(key, indexed);
     }
 
-    /// Removes a registration with all its parts, its amendment if it has one, and its index row.
-    pub fn remove_registration(&mut self, sequence: u64, parts: u16, amended: bool, indexed: Indexed) {
-        self.remove(&LeaseKey::registration(sequence), indexed);
-        for number in 1..parts {
-            self.push(key::tree_name(Kind::Registration), key::part(sequence, number), None);
+    /// Removes a lease with all its parts, its amendment if it has one, and its index row.
+    pub fn remove_all(&mut self, key: &LeaseKey, rows: Rows) {
+        self.remove(key, rows.indexed);
+        self.remove_satellites(key, 1..rows.parts, rows.amended);
+    }
+
+    fn remove_satellites(&mut self, key: &LeaseKey, parts: Range<u16>, amended: bool) {
+        let tree = key::tree_name(key.kind);
+        for number in parts {
+            self.push(tree, key.part(number), None);
         }
         if amended {
-            self.push(key::tree_name(Kind::Registration), key::amendment(sequence), None);
+            self.push(tree, key.amendment(), None);
         }
     }
 
-    /// Writes what a registration has lost; where its next end has moved, its index row moves along.
-    pub fn amend(&mut self, sequence: u64, amendment: &Amendment, from: Indexed, to: Indexed) {
+    /// Writes what has changed since a lease was written; where its next end has moved, its index row moves along.
+    pub fn amend<R: Record>(&mut self, key: &LeaseKey, amendment: &R, from: Indexed, to: Indexed) {
         let value = record::encode(amendment, to.0);
-        self.push(key::tree_name(Kind::Registration), key::amendment(sequence), Some(value.into()));
+        self.push(key::tree_name(key.kind), key.amendment(), Some(value.into()));
+        self.move_index_row(key, from, to);
+    }
+
+    fn move_index_row(&mut self, key: &LeaseKey, from: Indexed, to: Indexed) {
         if from != to {
-            let key = LeaseKey::registration(sequence);
-            self.unindex(&key, from);
-            self.index(&key, to);
+            self.unindex(key, from);
+            self.index(key, to);
         }
     }
 
-    /// A registration may be larger than what sled keeps in its log: then it is written in parts.
+    /// A record may be larger than what sled keeps in its log: then it is written in parts.
     fn write<R: Record>(&mut self, key: &LeaseKey, record: &R, indexed: Indexed) -> u16 {
         let value = record::encode(record, indexed.0);
         let tree = key::tree_name(key.kind);
-        let Some(sequence) = key.sequence().filter(|_| value.len() > PART_BYTES) else {
+        if value.len() <= PART_BYTES {
             self.push(tree, key.bytes.clone(), Some(value.into()));
             return 1;
-        };
+        }
         let mut parts = 0;
         for part in value.chunks(PART_BYTES) {
-            let key = if parts == 0 { key.bytes.clone() } else { key::part(sequence, parts) };
+            let key = if parts == 0 { key.bytes.clone() } else { key.part(parts) };
             self.push(tree, key, Some(part.into()));
             parts += 1;
         }
@@ -120,14 +158,15 @@ impl Changes {
     }
 
     fn index(&mut self, key: &LeaseKey, at: Indexed) {
-        if at.0 != HELD {
+        let index = key::index_name(key.kind);
+        if at.0 != HELD && index == INDEX {
             self.earliest = Some(self.earliest.map_or(at.0, |earliest| earliest.min(at.0)));
         }
-        self.push(INDEX, key.index_row(at.0), Some(IVec::default()));
+        self.push(index, key.index_row(at.0), Some(IVec::default()));
     }
 
     fn unindex(&mut self, key: &LeaseKey, at: Indexed) {
-        self.push(INDEX, key.index_row(at.0), None);
+        self.push(key::index_name(key.kind), key.index_row(at.0), None);
     }
 
     fn push(&mut self, tree: &'static str, key: IVec, value: Option<IVec>) {
@@ -142,8 +181,10 @@ impl Changes {
 
     /// A registration's record, all its parts, where these write it.
     pub(super) fn written_registration(&self, sequence: u64) -> Option<Vec<u8>> {
+        let sequence = sequence.to_be_bytes();
         let own = |row: &&Row| {
-            row.key == sequence.to_be_bytes() || key::satellite(&row.key) == Some((sequence, Satellite::Part))
+            let part = Some((&sequence[..], Satellite::Part));
+            row.key == sequence || key::satellite(Kind::Registration, &row.key) == part
         };
         let parts: Vec<&IVec> =
             self.registration_rows().filter(own).filter_map(|row| row.value.as_ref()).collect();

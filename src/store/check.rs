@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::key::{self, INDEX, LeaseKey};
+use super::key::{self, INDEX, LeaseKey, ON_DEMAND};
 use super::{Store, StoreError, Undecodable, guarded};
 use crate::clock::Millis;
 use crate::id::Kind;
@@ -44,10 +44,10 @@ impl Store {
     pub fn check(&self) -> Result<Report, StoreError> {
         guarded(|| {
             let mut report = Report::default();
-            let index = self.tree(INDEX)?;
             // Where each lease says that it is indexed; an undecodable one may be indexed anywhere.
             let mut expected: HashMap<LeaseKey, Option<Millis>> = HashMap::new();
             for kind in Kind::ALL {
+                let index = self.tree(key::index_name(kind))?;
                 let mut failed = None;
                 self.each_raw(kind, &mut |raw| {
                     *report.leases.entry(kind.name()).or_default() += 1;
@@ -75,21 +75,24 @@ impl Store {
                     return Err(error.into());
                 }
             }
-            for row in index.iter().keys() {
-                let row = row?;
-                report.index_rows += 1;
-                let Some((at, key)) = key::parse_index_row(&row) else {
-                    report.problems.push(Problem::MalformedIndexRow(key::hex(&row)));
-                    continue;
-                };
-                match expected.get(&key) {
-                    Some(None) => {}
-                    Some(Some(indexed)) if *indexed == at => {}
-                    _ => report.problems.push(Problem::StrayIndexRow {
-                        kind: key.kind().name(),
-                        key: key.text(),
-                        at,
-                    }),
+            for tree in [INDEX, ON_DEMAND] {
+                for row in self.tree(tree)?.iter().keys() {
+                    let row = row?;
+                    report.index_rows += 1;
+                    let Some((at, key)) = key::parse_index_row(&row) else {
+                        report.problems.push(Problem::MalformedIndexRow(key::hex(&row)));
+                        continue;
+                    };
+                    let indexed = expected.get(&key).filter(|_| key::index_name(key.kind) == tree);
+                    match indexed {
+                        Some(None) => {}
+                        Some(Some(indexed)) if *indexed == at => {}
+                        _ => report.problems.push(Problem::StrayIndexRow {
+                            kind: key.kind().name(),
+                            key: key.text(),
+                            at,
+                        }),
+                    }
                 }
             }
             Ok(report)

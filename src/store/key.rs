@@ -5,10 +5,12 @@
 use sled::IVec;
 
 use crate::clock::Millis;
-use crate::id::{Kind, PeerId};
+use crate::id::{Kind, NodeId, PeerId, ServerId, SessionId};
 
-/// The expiry index: `end (u64, big-endian milliseconds) · kind (u8) · key`, with empty values.
+/// The expiry indexes: `end (u64, big-endian milliseconds) · kind (u8) · key`, with empty values. The first is swept as
+/// leases end; the second has what requests remove on their way, and is swept for what they have left.
 pub(super) const INDEX: &str = "index.expiry";
+pub(super) const ON_DEMAND: &str = "index.on_demand";
 /// Schema, boot number, the earliest boot that counts.
 pub(super) const META: &str = "meta";
 pub(super) const SCHEMA: &str = "schema";
@@ -18,12 +20,14 @@ pub(super) const LIVE_SINCE: &str = "live_since";
 /// Where the index has what ends with its holder rather than at a time.
 pub const HELD: Millis = 0;
 
-/// What follows a registration's key in the key of its amendment.
+/// What follows a lease's key in the key of its amendment.
 const AMENDMENT: u8 = 1;
 /// What follows it in the keys of its further parts, before their number (u16, big-endian).
 const PART: u8 = 2;
+/// Names have no bytes below this one, so that what follows a name in a key can be told from it.
+const FIRST_OF_NAMES: u8 = b'!';
 
-/// A row that belongs to a registration beside its first one.
+/// A row that belongs to a lease beside its first one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Satellite {
     Amendment,
@@ -35,6 +39,17 @@ pub(super) const fn tree_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Relay => "lease.relay",
         Kind::Registration => "lease.registration",
+        Kind::Peer => "lease.peer",
+        Kind::TurnSession => "lease.turn_session",
+        Kind::Server => "lease.server",
+    }
+}
+
+/// The index that names the leases of a kind.
+pub(super) const fn index_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Relay | Kind::Registration | Kind::TurnSession => INDEX,
+        Kind::Peer | Kind::Server => ON_DEMAND,
     }
 }
 
@@ -47,40 +62,51 @@ pub struct LeaseKey {
 
 impl LeaseKey {
     pub fn relay(id: &PeerId) -> LeaseKey {
-        LeaseKey { kind: Kind::Relay, bytes: id.as_str().as_bytes().into() }
+        LeaseKey::named(Kind::Relay, id.as_str())
     }
 
     pub fn registration(sequence: u64) -> LeaseKey {
         LeaseKey { kind: Kind::Registration, bytes: IVec::from(&sequence.to_be_bytes()) }
     }
 
+    pub fn peer(id: &NodeId) -> LeaseKey {
+        LeaseKey::named(Kind::Peer, id.as_str())
+    }
+
+    pub fn turn_session(id: &SessionId) -> LeaseKey {
+        LeaseKey::named(Kind::TurnSession, id.as_str())
+    }
+
+    pub fn server(id: &ServerId) -> LeaseKey {
+        LeaseKey::named(Kind::Server, id.as_str())
+    }
+
+    fn named(kind: Kind, name: &str) -> LeaseKey {
+        LeaseKey { kind, bytes: name.as_bytes().into() }
+    }
+
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The peer id, for kinds keyed by one.
-    pub fn id(&self) -> Option<PeerId> {
-        match self.kind {
-            Kind::Relay => std::str::from_utf8(&self.bytes).ok().and_then(PeerId::parse),
-            Kind::Registration => None,
-        }
+    /// The name, for kinds that are keyed by one: all but registrations.
+    pub fn name(&self) -> Option<&str> {
+        if self.kind == Kind::Registration { None } else { std::str::from_utf8(&self.bytes).ok() }
     }
 
     /// The sequence number, for registrations.
     pub fn sequence(&self) -> Option<u64> {
-        match self.kind {
-            Kind::Registration => self.bytes.as_ref().try_into().ok().map(u64::from_be_bytes),
-            Kind::Relay => None,
-        }
+        let number = || self.bytes.as_ref().try_into().ok().map(u64::from_be_bytes);
+        if self.kind == Kind::Registration { number() } else { None }
     }
 
     /// As the admin endpoint and the log write it.
     pub fn text(&self) -> String {
         match self.kind {
-            Kind::Relay => String::from_utf8_lossy(&self.bytes).into_owned(),
             Kind::Registration => {
                 self.sequence().map_or_else(|| hex(&self.bytes), |number| number.to_string())
             }
+            _ => String::from_utf8_lossy(&self.bytes).into_owned(),
         }
     }
 
@@ -89,7 +115,20 @@ impl LeaseKey {
         match kind {
             Kind::Relay => PeerId::parse(text).map(|id| LeaseKey::relay(&id)),
             Kind::Registration => text.parse().ok().map(LeaseKey::registration),
+            Kind::Peer => NodeId::parse(text).map(|id| LeaseKey::peer(&id)),
+            Kind::TurnSession => SessionId::parse(text).map(|id| LeaseKey::turn_session(&id)),
+            Kind::Server => ServerId::parse(text).map(|id| LeaseKey::server(&id)),
         }
+    }
+
+    /// The key of what has changed since the lease was written: it sorts right behind the lease's own.
+    pub(super) fn amendment(&self) -> IVec {
+        [&self.bytes, &[AMENDMENT][..]].concat().into()
+    }
+
+    /// The key of the `number`-th further part, from 1 on: they sort behind the amendment, in order.
+    pub(super) fn part(&self, number: u16) -> IVec {
+        [&self.bytes, &[PART][..], &number.to_be_bytes()].concat().into()
     }
 
     pub(super) fn index_row(&self, at: Millis) -> IVec {
@@ -101,32 +140,18 @@ impl LeaseKey {
     }
 }
 
-/// The key of a registration's amendment: it sorts right behind the registration's own.
-pub(super) fn amendment(sequence: u64) -> IVec {
-    let mut key = [0; 9];
-    key[..8].copy_from_slice(&sequence.to_be_bytes());
-    key[8] = AMENDMENT;
-    IVec::from(&key)
-}
-
-/// The key of a registration's `number`-th further part, from 1 on: they sort behind its amendment, in order.
-pub(super) fn part(sequence: u64, number: u16) -> IVec {
-    let mut key = [0; 11];
-    key[..8].copy_from_slice(&sequence.to_be_bytes());
-    key[8] = PART;
-    key[9..].copy_from_slice(&number.to_be_bytes());
-    IVec::from(&key)
-}
-
-/// The registration that a row belongs to, and as what; `None` for its first row.
-pub(super) fn satellite(key: &[u8]) -> Option<(u64, Satellite)> {
-    let (sequence, rest) = key.split_first_chunk::<8>()?;
+/// How much of a row's key is the key of its lease, and what the row is to it; `None` for its first row.
+pub(super) fn satellite(kind: Kind, key: &[u8]) -> Option<(&[u8], Satellite)> {
+    let (owner, rest) = match kind {
+        Kind::Registration => key.split_at_checked(8)?,
+        _ => key.split_at(key.iter().position(|byte| *byte < FIRST_OF_NAMES)?),
+    };
     let what = match rest {
         [AMENDMENT] => Satellite::Amendment,
         [PART, _, _] => Satellite::Part,
         _ => return None,
     };
-    Some((u64::from_be_bytes(*sequence), what))
+    Some((owner, what))
 }
 
 /// Takes an index row apart.
@@ -160,17 +185,29 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_a_registration_sorts_between_it_and_the_next() {
-        let (this, next) = (LeaseKey::registration(7), LeaseKey::registration(8));
-        assert!([&this.bytes, &amendment(7), &part(7, 1), &part(7, 256), &next.bytes].is_sorted());
-        assert_eq!(satellite(&amendment(7)), Some((7, Satellite::Amendment)));
-        assert_eq!(satellite(&part(7, 300)), Some((7, Satellite::Part)));
-        assert_eq!(satellite(&this.bytes), None);
+    fn what_belongs_to_a_lease_sorts_between_it_and_the_next() {
+        let node = |text| LeaseKey::peer(&NodeId::parse(text).unwrap());
+        for (this, next) in [(LeaseKey::registration(7), LeaseKey::registration(8)), (node("a"), node("a!"))]
+        {
+            let kind = this.kind();
+            assert!(
+                [&this.bytes, &this.amendment(), &this.part(1), &this.part(256), &next.bytes].is_sorted()
+            );
+            assert_eq!(satellite(kind, &this.amendment()), Some((&*this.bytes, Satellite::Amendment)));
+            assert_eq!(satellite(kind, &this.part(300)), Some((&*this.bytes, Satellite::Part)));
+            assert_eq!(satellite(kind, &this.bytes), None);
+        }
     }
 
     #[test]
     fn keys_travel_as_text() {
-        for key in [LeaseKey::relay(&PeerId::parse("a_b-C").unwrap()), LeaseKey::registration(u64::MAX)] {
+        for key in [
+            LeaseKey::relay(&PeerId::parse("a_b-C").unwrap()),
+            LeaseKey::registration(u64::MAX),
+            LeaseKey::peer(&NodeId::parse("~12/3!").unwrap()),
+            LeaseKey::turn_session(&SessionId::parse("a_b-C").unwrap()),
+            LeaseKey::server(&ServerId::parse("ed25519:a/b=").unwrap()),
+        ] {
             assert_eq!(LeaseKey::parse(key.kind(), &key.text()), Some(key));
         }
         assert_eq!(LeaseKey::parse(Kind::Registration, "x"), None);

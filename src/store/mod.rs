@@ -19,14 +19,17 @@ use std::path::{Path, PathBuf};
 use sled::transaction::TransactionError;
 use sled::{Batch, Transactional, Tree};
 
-pub use changes::{Changes, Indexed};
+pub use changes::{Changes, Indexed, Rows};
 pub use check::{Problem, Report};
 pub use faults::Faults;
 pub use key::{HELD, LeaseKey};
 pub use migrate::{Migration, Plan, SCHEMA};
 pub use payloads::{DropRef, Pinned, Pins};
-pub use read::{Due, Folded, Row};
-pub use record::{Amendment, PointRecord, RegistrationRecord, RelayRecord, Undecodable};
+pub use read::{Due, Folded, Index, Row};
+pub use record::{
+    Amendment, PeerRecord, PointRecord, RegistrationRecord, RelayRecord, Seen, ServerRecord, TurnRecord,
+    TurnSessionRecord, Undecodable,
+};
 
 use crate::id::Kind;
 use disk::Disk;
@@ -151,7 +154,7 @@ impl Store {
             return Ok(());
         }
         self.faults.on_write()?;
-        let mut batches: Vec<(&'static str, Batch)> = Vec::with_capacity(3);
+        let mut batches: Vec<(&'static str, Batch)> = Vec::with_capacity(4);
         for row in &changes.rows {
             let at = batches.iter().position(|(tree, _)| *tree == row.tree).unwrap_or_else(|| {
                 batches.push((row.tree, Batch::default()));

@@ -7,11 +7,15 @@ use std::ops::Bound;
 
 use sled::IVec;
 
-use super::key::{self, HELD, INDEX, LeaseKey, Satellite};
-use super::record::{self, Amendment, RegistrationRecord, RelayRecord, Undecodable};
+use super::changes::{Indexed, Rows};
+use super::key::{self, HELD, INDEX, LeaseKey, ON_DEMAND, Satellite};
+use super::record::{
+    self, Amendment, PeerRecord, Record, RegistrationRecord, RelayRecord, Seen, ServerRecord,
+    TurnSessionRecord, Undecodable,
+};
 use super::{Store, StoreError, guarded};
 use crate::clock::Millis;
-use crate::id::{Kind, PeerId};
+use crate::id::{Kind, NodeId, PeerId, ServerId, SessionId};
 
 /// A lease as its rows have it.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +32,40 @@ pub enum Row<'a> {
         /// How many rows the record takes.
         parts: u16,
     },
+    Peer {
+        id: NodeId,
+        record: PeerRecord,
+        /// What its heartbeats have written since.
+        seen: Option<Seen>,
+        rows: Rows,
+    },
+    TurnSession {
+        id: SessionId,
+        record: TurnSessionRecord,
+    },
+    Server {
+        id: ServerId,
+        record: ServerRecord,
+        indexed: Millis,
+    },
+}
+
+/// Which leases a sweep looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Index {
+    /// Those that are swept as they end.
+    Expiry,
+    /// Those that requests remove on their way.
+    OnDemand,
+}
+
+impl Index {
+    fn tree(self) -> &'static str {
+        match self {
+            Index::Expiry => INDEX,
+            Index::OnDemand => ON_DEMAND,
+        }
+    }
 }
 
 /// What a fold passed over.
@@ -74,24 +112,58 @@ impl Raw {
     }
 
     pub fn decode(&self) -> Result<Row<'_>, Undecodable> {
-        let bad_key = || Undecodable::Codec("the key is malformed".into());
         match self.key.kind() {
             Kind::Relay => {
-                let id = self.key.id().ok_or_else(bad_key)?;
+                let id = self.id(PeerId::parse)?;
                 Ok(Row::Relay { id, record: record::decode(self.value())?.0 })
             }
             Kind::Registration => {
                 let sequence = self.key.sequence().ok_or_else(bad_key)?;
-                let (record, mut indexed) = record::decode::<RegistrationRecord>(self.value())?;
-                let mut amendment = None;
-                if let Some(bytes) = &self.amendment {
-                    let (decoded, at) = record::decode::<Amendment>(bytes)?;
-                    (amendment, indexed) = (Some(decoded), at);
-                }
+                let (record, amendment, indexed) = self.amended()?;
                 Ok(Row::Registration { sequence, record, amendment, indexed, parts: self.parts })
+            }
+            Kind::Peer => {
+                let id = self.id(NodeId::parse)?;
+                let (record, seen, indexed) = self.amended()?;
+                let indexed = Indexed::at(indexed);
+                let rows = Rows { parts: self.parts, amended: seen.is_some(), indexed };
+                Ok(Row::Peer { id, record, seen, rows })
+            }
+            Kind::TurnSession => {
+                let id = self.id(SessionId::parse)?;
+                Ok(Row::TurnSession { id, record: record::decode(self.value())?.0 })
+            }
+            Kind::Server => {
+                let id = self.id(ServerId::parse)?;
+                let (record, indexed) = record::decode(self.value())?;
+                Ok(Row::Server { id, record, indexed })
             }
         }
     }
+
+    fn id<T>(&self, parse: fn(&str) -> Option<T>) -> Result<T, Undecodable> {
+        self.key.name().and_then(parse).ok_or_else(bad_key)
+    }
+
+    /// The record, its amendment, and where the index has it: the amendment knows best.
+    fn amended<'a, R, A>(&'a self) -> Result<(R, Option<A>, Millis), Undecodable>
+    where
+        R: Record + serde::Deserialize<'a>,
+        A: Record + serde::Deserialize<'a>,
+    {
+        let (record, indexed) = record::decode(self.value())?;
+        match &self.amendment {
+            None => Ok((record, None, indexed)),
+            Some(bytes) => {
+                let (amendment, indexed) = record::decode(bytes)?;
+                Ok((record, Some(amendment), indexed))
+            }
+        }
+    }
+}
+
+fn bad_key() -> Undecodable {
+    Undecodable::Codec("the key is malformed".into())
 }
 
 impl Row<'_> {
@@ -99,7 +171,9 @@ impl Row<'_> {
     pub fn indexed(&self) -> Millis {
         match self {
             Row::Relay { .. } => HELD,
-            Row::Registration { indexed, .. } => *indexed,
+            Row::Registration { indexed, .. } | Row::Server { indexed, .. } => *indexed,
+            Row::Peer { rows, .. } => rows.indexed.millis(),
+            Row::TurnSession { record, .. } => record.end,
         }
     }
 
@@ -107,6 +181,9 @@ impl Row<'_> {
     pub fn end(&self) -> Option<Millis> {
         match self {
             Row::Relay { .. } => None,
+            Row::Peer { record, seen, .. } => Some(seen.unwrap_or(record.seen).end),
+            Row::TurnSession { record, .. } => Some(record.end),
+            Row::Server { record, .. } => Some(record.seen.end),
             Row::Registration { record, amendment, .. } => {
                 let gone =
                     |pick: fn(&Amendment) -> &Vec<u16>| amendment.as_ref().map_or(0, |lost| pick(lost).len());
@@ -127,8 +204,9 @@ impl Store {
                 self.each_raw(kind, &mut |raw| {
                     folded.rows += 1;
                     if kind == Kind::Registration {
-                        let sequence = raw.key.sequence().or_else(|| Some(key::satellite(&raw.key.bytes)?.0));
-                        folded.last_sequence = folded.last_sequence.max(sequence.unwrap_or(0));
+                        let number =
+                            raw.key.bytes.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+                        folded.last_sequence = folded.last_sequence.max(number);
                     }
                     match raw.decode() {
                         Ok(row) => visit(row),
@@ -142,15 +220,14 @@ impl Store {
         })
     }
 
-    /// Every lease of a kind, its rows together; a row without its registration is shown as a lease of its own
+    /// Every lease of a kind, its rows together; a row without its lease's first one is shown as a lease of its own
     /// key, which does not decode.
     pub(super) fn each_raw(&self, kind: Kind, visit: &mut dyn FnMut(Raw)) -> Result<(), StoreError> {
         let mut last: Option<Raw> = None;
         for row in self.lease_tree(kind)?.iter() {
             let (bytes, value) = row?;
-            let satellite = key::satellite(&bytes).filter(|_| kind == Kind::Registration);
-            if let Some((sequence, what)) = satellite
-                && let Some(raw) = last.as_mut().filter(|raw| raw.key.sequence() == Some(sequence))
+            if let Some((owner, what)) = key::satellite(kind, &bytes)
+                && let Some(raw) = last.as_mut().filter(|raw| raw.key.bytes == owner)
             {
                 match what {
                     Satellite::Amendment => raw.amendment = Some(value),
@@ -164,24 +241,31 @@ impl Store {
         Ok(())
     }
 
-    /// Index rows from `after` on that end at or before `until`; the ones that end with their holder are left out.
-    pub fn due(&self, until: Millis, after: Option<&Due>, most: usize) -> Result<Vec<Due>, StoreError> {
-        self.index_rows(HELD + 1, until, after, most)
+    /// Rows of an index from `after` on that end at or before `until`; the ones that end with their holder are left out.
+    pub fn due(
+        &self,
+        index: Index,
+        until: Millis,
+        after: Option<&Due>,
+        most: usize,
+    ) -> Result<Vec<Due>, StoreError> {
+        self.index_rows(index, HELD + 1, until, after, most)
     }
 
     /// Index rows of what ends with its holder.
     pub fn held(&self, after: Option<&Due>, most: usize) -> Result<Vec<Due>, StoreError> {
-        self.index_rows(HELD, HELD, after, most)
+        self.index_rows(Index::Expiry, HELD, HELD, after, most)
     }
 
-    /// When the first lease after `after` may end, those left out that end with their holder.
+    /// When the first lease after `after` may end, those left out that end with their holder or are removed on demand.
     pub fn next_expiry(&self, after: Millis) -> Result<Option<Millis>, StoreError> {
-        let first = self.index_rows(after.saturating_add(1), Millis::MAX, None, 1)?;
+        let first = self.index_rows(Index::Expiry, after.saturating_add(1), Millis::MAX, None, 1)?;
         Ok(first.first().map(|due| due.at))
     }
 
     fn index_rows(
         &self,
+        index: Index,
         from: Millis,
         until: Millis,
         after: Option<&Due>,
@@ -194,7 +278,7 @@ impl Store {
         let end = Bound::Excluded(IVec::from(&until.saturating_add(1).to_be_bytes()));
         guarded(|| {
             let mut found = Vec::new();
-            for row in self.tree(INDEX)?.range((start, end)).keys() {
+            for row in self.tree(index.tree())?.range((start, end)).keys() {
                 if found.len() == most {
                     break;
                 }
@@ -219,9 +303,9 @@ impl Store {
         let tree = self.lease_tree(key.kind())?;
         let Some(first) = tree.get(&key.bytes)? else { return Ok(None) };
         let mut raw = Raw::new(key.clone(), first);
-        if let Some(sequence) = key.sequence() {
-            raw.amendment = tree.get(key::amendment(sequence))?;
-            while let Some(part) = tree.get(key::part(sequence, raw.parts))? {
+        if matches!(key.kind(), Kind::Registration | Kind::Peer) {
+            raw.amendment = tree.get(key.amendment())?;
+            while let Some(part) = tree.get(key.part(raw.parts))? {
                 raw.add_part(&part);
             }
         }
@@ -239,8 +323,8 @@ impl Store {
         mut show: impl FnMut(&LeaseKey, Row<'_>),
     ) -> Result<Option<LeaseKey>, StoreError> {
         let start = match after {
-            // Behind the key and, for a registration, behind its amendment.
-            Some(key) => Bound::Excluded(key.sequence().map_or_else(|| key.bytes.clone(), key::amendment)),
+            // Behind the key and its amendment.
+            Some(key) => Bound::Excluded(key.amendment()),
             None => Bound::Unbounded,
         };
         guarded(|| {
@@ -248,7 +332,7 @@ impl Store {
             let mut last = None;
             for bytes in self.lease_tree(kind)?.range::<IVec, _>((start, Bound::Unbounded)).keys() {
                 let key = LeaseKey { kind, bytes: bytes? };
-                if kind == Kind::Registration && key::satellite(&key.bytes).is_some() {
+                if key::satellite(kind, &key.bytes).is_some() {
                     continue;
                 }
                 if !key.text().starts_with(prefix) {

@@ -5,6 +5,7 @@
 //! keys or trees.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
 use bincode::Options;
 use serde::{Deserialize, Serialize};
@@ -81,6 +82,79 @@ pub struct Amendment {
 }
 
 impl Record for Amendment {}
+
+/// A bootstrap peer as it registered. What its heartbeats say is in [`Seen`] beside it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerRecord {
+    pub seen: Seen,
+    /// SHA-256 of its registration token.
+    pub token: [u8; 32],
+    /// The address it registered from, or the /64 of that.
+    pub address: IpAddr,
+    pub addresses: Vec<String>,
+    pub crypto_ipv6: String,
+    pub stores: Vec<String>,
+    pub version: String,
+    pub privacy_mode: bool,
+    /// JSON.
+    pub capabilities: String,
+    pub turn_capable: bool,
+    pub bootstrap_capable: bool,
+    pub network_id: String,
+    pub software_version: String,
+    pub server_port: u16,
+    pub node_type: u32,
+    /// JSON.
+    pub capability_list: String,
+    pub turn: Option<TurnRecord>,
+}
+
+impl Record for PeerRecord {}
+
+/// What makes a peer a TURN server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TurnRecord {
+    pub addresses: Vec<String>,
+    pub port: u16,
+    pub capacity: u32,
+}
+
+/// When a peer was last heard, and when it expires unless it is heard again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    pub last_seen: Millis,
+    pub end: Millis,
+}
+
+impl Record for Seen {}
+
+/// A TURN session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TurnSessionRecord {
+    /// The peerId of its TURN server.
+    pub server: String,
+    /// The peerId that asked for it.
+    pub peer: String,
+    pub end: Millis,
+}
+
+impl Record for TurnSessionRecord {}
+
+/// An entry of the directory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServerRecord {
+    pub seen: Seen,
+    /// SHA-256 of the owner token.
+    pub token: Option<[u8; 32]>,
+    pub endpoint: String,
+    pub public_key: String,
+    pub region: String,
+    pub registered_at: Millis,
+    /// connections, relayConnections, signalingConnections, activeCodes.
+    pub counters: [u64; 4],
+}
+
+impl Record for ServerRecord {}
 
 fn codec() -> impl Options {
     bincode::DefaultOptions::new()

@@ -30,6 +30,9 @@ pub struct Status {
 pub struct Leases {
     pub relay: usize,
     pub registration: usize,
+    pub peer: usize,
+    pub turn_session: usize,
+    pub server: usize,
     pub points: usize,
     pub tokens: usize,
     pub dead_drop_bytes: u64,
@@ -88,10 +91,13 @@ pub struct Lease {
 }
 
 /// `POST /admin/api/sweep`: how many leases of each kind ended.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Swept {
     pub relay: usize,
     pub registration: usize,
+    pub peer: usize,
+    pub turn_session: usize,
+    pub server: usize,
 }
 
 /// `GET /admin/api/connections`.

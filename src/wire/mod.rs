@@ -4,8 +4,12 @@
 //! how anything is stored or who asks.
 
 pub mod admin;
+pub mod bootstrap;
+pub mod directory;
 pub mod fields;
+pub mod http;
 pub mod signalling;
+pub mod turn;
 
 use std::borrow::Cow;
 

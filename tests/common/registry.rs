@@ -6,12 +6,12 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use waypost::clock::Millis;
-use waypost::id::{PeerId, ResumeDigest};
+use waypost::id::{PeerId, TokenDigest};
 use waypost::limits::Limits;
 use waypost::registry::relays::Registration;
 use waypost::registry::rendezvous::{Found, Refused};
 use waypost::registry::{Boot, Expired, Registries};
-use waypost::store::{Amendment, Changes, Due, LeaseKey, Pins, RelayRecord, Row, Store};
+use waypost::store::{Amendment, Changes, Due, Index, LeaseKey, Pins, RelayRecord, Row, Store};
 use waypost::wire::signalling::{Point, RegisterRendezvous};
 
 use super::store::{Place, id};
@@ -25,6 +25,8 @@ pub struct World {
     pub registries: Registries,
     pub store: Store,
     pub rng: StdRng,
+    /// The time at which TURN loads are compared.
+    pub now: Millis,
     boot: Boot,
     limits: Limits,
     _place: Place,
@@ -42,7 +44,7 @@ impl World {
         let store = place.open();
         let boot = Boot { number: store.boot(), live_since: 0, grace_end: START };
         let registries = Registries::new(boot, &limits);
-        World { registries, store, rng: StdRng::seed_from_u64(1), boot, limits, _place: place }
+        World { registries, store, rng: StdRng::seed_from_u64(1), now: START, boot, limits, _place: place }
     }
 
     /// Runs something that changes the registries, commits the changes, and proves that the rows say the same.
@@ -50,7 +52,9 @@ impl World {
         let mut changes = Changes::default();
         let answer = run(&mut self.registries, &mut changes);
         self.store.commit(&changes).unwrap();
-        assert!(self.fold().same_as(&self.registries), "the rows say the same as memory");
+        let mut folded = self.fold();
+        let same = folded.same_as(&mut self.registries, self.now);
+        assert!(same, "the rows say the same as memory");
         let report = self.store.check().unwrap();
         assert!(report.is_clean(), "{:?}", report.problems);
         answer
@@ -85,7 +89,7 @@ impl World {
 
     /// Looks at everything that the index has as due, and tells what became of each, in order.
     pub fn sweep(&mut self, now: Millis) -> Vec<Expired> {
-        let due = self.store.due(now, None, usize::MAX).unwrap();
+        let due = self.store.due(Index::Expiry, now, None, usize::MAX).unwrap();
         due.iter().map(|due| self.expire(due, now)).collect()
     }
 
@@ -121,7 +125,7 @@ impl World {
         let key = LeaseKey::relay(&id(peer));
         let record = self.store.inspect(&key, |row| match row {
             Row::Relay { record, .. } => record,
-            Row::Registration { .. } => unreachable!("a relay's key names a relay"),
+            _ => unreachable!("a relay's key names a relay"),
         });
         record.unwrap()
     }
@@ -158,7 +162,7 @@ impl World {
     pub fn filed(&self, sequence: u64) -> Option<(Millis, Option<Amendment>)> {
         let filed = self.store.inspect(&LeaseKey::registration(sequence), |row| match row {
             Row::Registration { amendment, indexed, .. } => (indexed, amendment),
-            Row::Relay { .. } => unreachable!("a sequence number names a registration"),
+            _ => unreachable!("a sequence number names a registration"),
         });
         filed.unwrap()
     }
@@ -170,7 +174,7 @@ pub fn relay(peer: &str) -> Registration {
         id: id(peer),
         max_connections: 20,
         public_key: None,
-        resume: ResumeDigest::of(&format!("token of {peer}")),
+        resume: TokenDigest::of(&format!("token of {peer}")),
         shown_token: None,
         unbroken: false,
     }

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::Rendezvous;
 use crate::clock::Millis;
 use crate::id::{PeerId, PointKey};
-use crate::store::{Amendment, Changes, Indexed};
+use crate::store::{Amendment, Changes, Indexed, LeaseKey, Rows};
 
 /// Points or tokens: two halves of one registration that end at different times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,7 +191,8 @@ impl Rendezvous {
             lost.map(|(place, _)| place).collect()
         };
         let amendment = Amendment { points_gone: gone(Half::Points), tokens_gone: gone(Half::Tokens) };
-        changes.amend(sequence, &amendment, registration.indexed, indexed);
+        let key = LeaseKey::registration(sequence);
+        changes.amend(&key, &amendment, registration.indexed, indexed);
         if let Some(registration) = self.registrations.get_mut(&sequence) {
             (registration.indexed, registration.amended) = (indexed, true);
         }
@@ -208,6 +209,6 @@ impl Rendezvous {
             }
         }
         let Registration { parts, amended, indexed, .. } = registration;
-        changes.remove_registration(sequence, parts, amended, indexed);
+        changes.remove_all(&LeaseKey::registration(sequence), Rows { parts, amended, indexed });
     }
 }
