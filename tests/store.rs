@@ -367,13 +367,13 @@ fn a_large_registration_goes_with_all_its_parts_and_stays_readable_for_whoever_h
     let mut changes = Changes::default();
     changes.remove_all(
         &LeaseKey::registration(1),
-        Rows { parts: parts, amended: false, indexed: Indexed::at(10) },
+        Rows { parts, amended: false, indexed: Indexed::at(10) },
     );
     // And one that is written and removed at once.
     let parts = changes.put_new(&LeaseKey::registration(2), &large("bob"), Indexed::at(10));
     changes.remove_all(
         &LeaseKey::registration(2),
-        Rows { parts: parts, amended: false, indexed: Indexed::at(10) },
+        Rows { parts, amended: false, indexed: Indexed::at(10) },
     );
     pins.keep_removed(&changes, &store).unwrap();
     store.commit(&changes).unwrap();
