@@ -1,12 +1,16 @@
 //! Random operations against the engine and against a naive model of it: both answer alike, and after every step the
 //! rows say what memory says. Grows with every registry.
 
+#[path = "model/http.rs"]
+mod http;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HttpModel, HttpStep, http_step, register_peer};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use waypost::clock::Clock;
@@ -44,6 +48,15 @@ enum Step {
     },
     Advance {
         minutes: u64,
+    },
+    /// As `Advance`, without a backup sweep.
+    Wait {
+        minutes: u64,
+    },
+    Http(HttpStep),
+    /// The next commit fails: a peer's registration is refused, and nothing is cleaned.
+    FailingPeer {
+        node: usize,
     },
     Sweep,
     Restart,
@@ -83,6 +96,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => peer().prop_map(|peer| Step::TakeOver { peer }),
         3 => prop_oneof![Just(0), Just(1), Just(179), Just(181), Just(47 * 60), Just(49 * 60)]
             .prop_map(|minutes| Step::Advance { minutes }),
+        3 => prop_oneof![Just(1), Just(4), Just(6), Just(9), Just(11), Just(29)]
+            .prop_map(|minutes| Step::Wait { minutes }),
+        12 => http_step().prop_map(Step::Http),
+        1 => (0..4_usize).prop_map(|node| Step::FailingPeer { node }),
         2 => Just(Step::Sweep),
         2 => Just(Step::Restart),
         1 => meet().prop_map(Step::FailingMeet),
@@ -113,6 +130,7 @@ struct Model {
     points: BTreeMap<u8, Vec<Entry>>,
     tokens: BTreeMap<u8, Vec<Entry>>,
     relays: BTreeMap<usize, Relay>,
+    http: HttpModel,
     boot: u64,
     live_since: u64,
     grace_end: u64,
@@ -197,6 +215,7 @@ fn start(folder: &Path, clock: &Clock, faults: &Faults, metrics: &Arc<Metrics>) 
     let mut limits = Limits::default();
     limits.sweep.max_batch = 3;
     limits.sweep.interval = Duration::from_secs(1_000_000_000);
+    limits.peers.backup_sweep = Duration::from_secs(1_000_000_000);
     let options = Options {
         store: folder.join("store"),
         limits,
@@ -331,6 +350,20 @@ impl<'a> Bench<'a> {
                 // The sweeper does this by itself, but when exactly is its own affair.
                 self.sweep().await;
             }
+            Step::Wait { minutes } => {
+                self.clock.step_wall(Duration::from_millis(minutes * MINUTE + 1));
+                self.engine.sweep_expiry().await.unwrap();
+                self.swept();
+            }
+            Step::Http(step) => self.model.http.run(&self.engine, step, now).await,
+            Step::FailingPeer { node } => {
+                let failures = self.metrics.storage_failures.get();
+                self.faults.fail_write(1);
+                let answer = register_peer(&self.engine, *node, 1, None).await;
+                self.faults.fail_write(i64::MAX);
+                self.recovered(failures + 1).await;
+                assert_eq!(answer.unwrap_err().refusal.code, "storage_unavailable");
+            }
             Step::Sweep => self.sweep().await,
             Step::Restart => {
                 self.engine.drain().await;
@@ -386,6 +419,11 @@ impl<'a> Bench<'a> {
 
     async fn sweep(&mut self) {
         self.engine.sweep().await.unwrap();
+        self.model.http.sweep(self.clock.now());
+        self.swept();
+    }
+
+    fn swept(&mut self) {
         if self.clock.now() >= self.model.grace_end {
             self.model.live_since = self.model.boot;
         }
@@ -409,6 +447,7 @@ impl<'a> Bench<'a> {
     }
 
     async fn assert_consistent(&self, step: &Step) {
+        self.model.http.compare(&self.engine, self.clock.now()).await;
         let checked = self.engine.check().await.unwrap();
         assert_eq!(checked.report.problems, vec![], "after {step:?}");
         assert!(checked.memory_agrees, "the rows and memory differ after {step:?}");

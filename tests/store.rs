@@ -365,16 +365,10 @@ fn a_large_registration_goes_with_all_its_parts_and_stays_readable_for_whoever_h
         pins.pin(vec![DropRef { sequence: 2, point: 49 }]),
     ];
     let mut changes = Changes::default();
-    changes.remove_all(
-        &LeaseKey::registration(1),
-        Rows { parts, amended: false, indexed: Indexed::at(10) },
-    );
+    changes.remove_all(&LeaseKey::registration(1), Rows { parts, amended: false, indexed: Indexed::at(10) });
     // And one that is written and removed at once.
     let parts = changes.put_new(&LeaseKey::registration(2), &large("bob"), Indexed::at(10));
-    changes.remove_all(
-        &LeaseKey::registration(2),
-        Rows { parts, amended: false, indexed: Indexed::at(10) },
-    );
+    changes.remove_all(&LeaseKey::registration(2), Rows { parts, amended: false, indexed: Indexed::at(10) });
     pins.keep_removed(&changes, &store).unwrap();
     store.commit(&changes).unwrap();
     assert_eq!(pinned[0].read(&store).unwrap(), [large("ann").payloads[49].to_string()]);

@@ -96,8 +96,8 @@ impl Engine {
         }
     }
 
-    /// As [`Engine::sweep`], without what requests remove on their way.
-    async fn sweep_expiry(&self) -> Result<Swept, Unavailable> {
+    /// As [`Engine::sweep`], without what requests remove on their way: what the sweeper does between two backup sweeps.
+    pub async fn sweep_expiry(&self) -> Result<Swept, Unavailable> {
         let now = self.0.clock.now();
         let most = self.0.limits.sweep.max_batch;
         let mut swept = Swept::default();
