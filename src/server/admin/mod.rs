@@ -125,13 +125,17 @@ async fn leases(
     let mut page = LeasePage { leases: Vec::new(), cursor: None };
     for kind in kinds.into_iter().skip_while(|kind| Some(*kind) != first) {
         let left = limit - page.leases.len();
-        if left == 0 {
-            // Full before this kind was looked at: the next page goes on behind the last lease of this one.
-            page.cursor = page.leases.last().map(|lease| format!("{}/{}", lease.kind, lease.key));
-            break;
-        }
-        let query = LeaseQuery { kind, prefix: parameters.prefix.clone(), after: after.take(), limit: left };
+        let query =
+            LeaseQuery { kind, prefix: parameters.prefix.clone(), after: after.take(), limit: left.max(1) };
         let next = app.engine.leases(query).await?;
+        if left == 0 {
+            // Full before this kind was looked at: if it has any, the next page goes on behind the last lease of this one.
+            if !next.leases.is_empty() {
+                page.cursor = page.leases.last().map(|lease| format!("{}/{}", lease.kind, lease.key));
+                break;
+            }
+            continue;
+        }
         page.leases.extend(next.leases);
         page.cursor = next.cursor.map(|key| format!("{}/{key}", kind.name()));
         if page.cursor.is_some() {
