@@ -113,17 +113,17 @@ impl Directory {
             // What is stale is never in the way, nor more than can be listed.
             self.remove_stale(now, changes);
         }
-        let owned = live.as_ref().and_then(|live| live.token);
-        let old = self.servers.get(&id).map(|old| old.indexed);
+        let owned = live.and_then(|live| live.token);
+        let old = self.servers.get(&id).map(|old| (old.indexed, old.registered_at));
         let entry = Entry {
             server,
-            registered_at: live.map_or(now, |live| live.registered_at),
+            registered_at: old.map_or(now, |(_, registered_at)| registered_at),
             seen: self.seen(now),
             token: owned.or(fresh),
             indexed: Indexed::at(now),
         };
         let shown = entry.shown(&id);
-        self.write(id, entry, old, changes);
+        self.write(id, entry, old.map(|(indexed, _)| indexed), changes);
         Ok((shown, owned.is_none() && fresh.is_some()))
     }
 

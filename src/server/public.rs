@@ -42,19 +42,22 @@ pub fn routes(app: Arc<App>, token: Token) -> Router {
         .split_for_parts();
     let (directory, its_document) = http::directory::routes().split_for_parts();
     document.merge(its_document);
+    // Within CORS: whoever asks too often may read that it does, and preflights are no requests.
+    let admit = middleware::from_fn_with_state(app.clone(), layers::admit);
     let directory = directory
         .route("/servers/key", http::directory::leave_by_name())
         .route("/servers/heartbeat", http::directory::leave_by_name())
         .method_not_allowed_fallback(async || Failure(Problem::METHOD_NOT_ALLOWED))
+        .layer(admit.clone())
         .layer(layers::cors(&["*".to_owned()]));
     bootstrap
         .fallback(async || Failure(Problem::NOT_FOUND))
         .method_not_allowed_fallback(async || Failure(Problem::METHOD_NOT_ALLOWED))
         .layer(Extension(Document(openapi::finish(document).into())))
+        .layer(admit)
         .layer(layers::cors(&app.limits.peers.cors_origins))
         .merge(directory)
         .layer(layers::nosniff())
-        .layer(middleware::from_fn_with_state(app.clone(), layers::admit))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
         .layer(
             TraceLayer::new_for_http()

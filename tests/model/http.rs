@@ -277,7 +277,8 @@ impl HttpModel {
                 let answer = engine.register_server(request, Proof::Token(None)).await.unwrap();
                 let live = self.servers.get(server).filter(|server| server.end > now);
                 assert_eq!(answer.owner_token.is_some(), live.is_none());
-                let registered_at = live.map_or(now, |live| live.registered_at);
+                let known = self.servers.get(server);
+                let registered_at = known.map_or(now, |known| known.registered_at);
                 assert_eq!(answer.server.registered_at, registered_at);
                 self.servers.insert(*server, Server { end: now + SERVER_TTL, registered_at, connections: 0 });
             }
