@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use waypost::engine::{Claimant, Engine, Filter, PeerPage, Proof};
 use waypost::id::{NodeId, ServerId, SessionId};
-use waypost::wire::bootstrap::Register;
+use waypost::wire::bootstrap::{Register, Registered};
 use waypost::wire::directory::{RegisterServer, ServerHeartbeat};
 use waypost::wire::http::Problem;
 use waypost::wire::turn::RegisterTurn;
@@ -128,7 +128,7 @@ pub async fn register_peer(
     number: usize,
     count: usize,
     capacity: Option<u32>,
-) -> Result<waypost::wire::bootstrap::Registered, Problem> {
+) -> Result<Registered, Problem> {
     let mut body = json!({"peerId": NODES[number], "addresses": ["/ip4/192.0.2.1"], "stores": stores(count),
         "turnCapable": false, "turnAddresses": []});
     if let Some(capacity) = capacity {
@@ -171,15 +171,17 @@ impl HttpModel {
         available.into_iter().map(|(load, _, number)| (load, number)).collect()
     }
 
-    /// The peer is registered, and `token` is new where it was free.
-    pub fn enter(
+    /// A registration was answered.
+    pub fn registered(
         &mut self,
         number: usize,
         count: usize,
         capacity: Option<u32>,
-        token: Option<String>,
+        answer: &Registered,
         now: u64,
     ) {
+        assert_eq!(answer.cleaned_expired_peers, self.clean(Some(number), now));
+        let token = answer.registration_token.clone();
         let live = self.peers.get(&number).filter(|peer| peer.end > now);
         assert_eq!(token.is_some(), live.is_none(), "a token is given where the peerId was free or expired");
         let capacity = capacity.or(live.and_then(|live| live.capacity));
@@ -188,14 +190,11 @@ impl HttpModel {
             .insert(number, Peer { end: now + PEER_TTL, last_seen: now, stores: count, capacity, token });
     }
 
-    /// What a registration does that fails: what it would have cleaned stays, or not.
     pub async fn run(&mut self, engine: &Engine, step: &HttpStep, now: u64) {
         match step {
             HttpStep::RegisterPeer { node, stores, capacity } => {
                 let answer = register_peer(engine, *node, *stores, *capacity).await.unwrap();
-                assert_eq!(answer.cleaned_expired_peers, self.clean(Some(*node), now));
-                self.enter(*node, *stores, *capacity, answer.registration_token, now);
-                assert_eq!(answer.total_peers, self.peers.len());
+                self.registered(*node, *stores, *capacity, &answer, now);
             }
             HttpStep::Heartbeat { node: number } => {
                 let answer = engine.hear_peer(node(*number)).await;

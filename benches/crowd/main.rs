@@ -5,21 +5,23 @@
 //! the batches; latencies are real time. Run it with `cargo bench --bench crowd`; `-- --help` tells the options. The
 //! stores are made in the temporary directory (`TMPDIR`), and the disk under it is part of what is measured.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+mod http;
+mod report;
+
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
-use comfy_table::{CellAlignment, Table, presets};
 use futures_util::StreamExt;
 use hdrhistogram::Histogram;
+use http::{Http, get, heartbeat};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use report::{Heartbeats, Listings, Removals, Report, Row};
 use serde::Serialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use waypost::client::AdminClient;
 use waypost::clock::{Clock, Millis};
@@ -108,76 +110,6 @@ fn main() {
     } else {
         report.print();
     }
-}
-
-/// One HTTP/1.1 connection that is kept alive. It takes little of the machine that it shares with the daemon.
-struct Http {
-    stream: TcpStream,
-    answer: Vec<u8>,
-}
-
-impl Http {
-    async fn connect(address: SocketAddr) -> Http {
-        let stream = TcpStream::connect(address).await.expect("the daemon accepts");
-        stream.set_nodelay(true).expect("a TCP socket");
-        Http { stream, answer: Vec::with_capacity(1 << 18) }
-    }
-
-    /// Sends a request and reads its answer, which is 200; tells its body.
-    async fn ask(&mut self, request: &[u8]) -> Vec<u8> {
-        self.stream.write_all(request).await.expect("the daemon reads");
-        self.answer.clear();
-        let head = self.line_end(0, b"\r\n\r\n").await;
-        let text = std::str::from_utf8(&self.answer[..head]).expect("a head in ASCII");
-        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
-        let length = text.lines().find_map(|line| {
-            let (name, value) = line.split_once(": ")?;
-            name.eq_ignore_ascii_case("content-length").then(|| value.parse::<usize>().expect("a length"))
-        });
-        if let Some(length) = length {
-            self.fill(head + length).await;
-            return self.answer[head..].to_vec();
-        }
-        let (mut body, mut at) = (Vec::new(), head);
-        loop {
-            let start = self.line_end(at, b"\r\n").await;
-            let size = std::str::from_utf8(&self.answer[at..start - 2]).expect("a chunk's size");
-            let size = usize::from_str_radix(size, 16).expect("a chunk's size");
-            at = start + size + 2;
-            self.fill(at).await;
-            body.extend_from_slice(&self.answer[start..start + size]);
-            if size == 0 {
-                return body;
-            }
-        }
-    }
-
-    /// Reads until `end` has come; tells the place behind it.
-    async fn line_end(&mut self, from: usize, end: &[u8]) -> usize {
-        loop {
-            if let Some(at) = self.answer[from..].windows(end.len()).position(|bytes| bytes == end) {
-                return from + at + end.len();
-            }
-            self.fill(self.answer.len() + 1).await;
-        }
-    }
-
-    async fn fill(&mut self, length: usize) {
-        while self.answer.len() < length {
-            let read = self.stream.read_buf(&mut self.answer).await.expect("the daemon answers");
-            assert!(read > 0, "the daemon keeps the connection");
-        }
-    }
-}
-
-fn get(path: &str) -> Vec<u8> {
-    format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n").into_bytes()
-}
-
-fn heartbeat(id: &str) -> Vec<u8> {
-    let body = format!(r#"{{"peerId":"{id}"}}"#);
-    let length = body.len();
-    format!("POST /heartbeat HTTP/1.1\r\nHost: bench\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes()
 }
 
 /// What a heartbeat says that it has removed.
@@ -373,18 +305,17 @@ impl Bench<'_> {
         }
     }
 
-    /// Transactions so far, and the seconds they took.
-    async fn commits(&self) -> (u64, f64) {
+    /// Transactions so far.
+    async fn commits(&self) -> u64 {
         let metrics = self.admin.metrics().await.expect("the daemon's metrics");
-        let value =
-            |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name)).expect("the metric");
-        let count = value("waypost_store_commit_seconds_count ").parse().expect("a count");
-        (count, value("waypost_store_commit_seconds_sum ").parse().expect("seconds"))
+        let name = "waypost_store_commit_seconds_count ";
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.parse().ok());
+        value.expect("the metric is there")
     }
 
     async fn listings(&self) -> Listings {
         let request = get("/servers");
-        let [mut first, mut calm, mut removal, mut commit] = std::array::from_fn(|_| histogram());
+        let [mut first, mut calm, mut removal] = std::array::from_fn(|_| histogram());
         let micros = |from: Duration| (self.real.running() - from).as_micros() as u64;
         let (mut removed, mut commits) = (Vec::new(), Vec::new());
         for _ in 0..self.arguments.listing_rounds {
@@ -396,7 +327,7 @@ impl Bench<'_> {
                 http.ask(&request).await;
             }
             self.clock.step_wall(2 * MINUTE);
-            let (servers, (count, seconds)) = (self.servers().await, self.commits().await);
+            let (servers, count) = (self.servers().await, self.commits().await);
             assert_eq!(servers, 2 * STALE);
             let asked = self.real.running();
             http.ask(&request).await;
@@ -404,10 +335,9 @@ impl Bench<'_> {
             // The removal is in the writer's queue before the listing's answer: whoever asks now comes behind it.
             self.daemon.engine().peer_stats(0).await.expect("the engine answers");
             removal.saturating_record(micros(asked));
-            let (count_now, seconds_now) = self.commits().await;
+            let count_now = self.commits().await;
             removed.push(servers - self.servers().await);
             commits.push(count_now - count);
-            commit.saturating_record(((seconds_now - seconds) * 1e6) as u64);
             for number in 0..CALM_LISTINGS + 3 {
                 let asked = self.real.running();
                 http.ask(&request).await;
@@ -430,7 +360,6 @@ impl Bench<'_> {
             commits: range(&commits),
             removal_p50_us: p50(&removal),
             removal_max_us: removal.max(),
-            commit_p50_us: p50(&commit),
         }
     }
 }
@@ -503,138 +432,4 @@ fn histogram() -> Histogram<u64> {
 fn range<T: Copy + Ord + TryInto<u64>>(values: &[T]) -> [u64; 2] {
     let number = |value: Option<&T>| value.and_then(|value| (*value).try_into().ok()).unwrap_or_default();
     [number(values.iter().min()), number(values.iter().max())]
-}
-
-#[derive(Serialize)]
-struct Row {
-    phase: String,
-    answers: u64,
-    per_second: f64,
-    p50_us: u64,
-    p99_us: u64,
-    max_us: u64,
-}
-
-impl Row {
-    fn of(phase: String, Load { latencies, took }: &Load) -> Row {
-        Row {
-            phase,
-            answers: latencies.len(),
-            per_second: latencies.len() as f64 / took.as_secs_f64(),
-            p50_us: latencies.value_at_quantile(0.5),
-            p99_us: latencies.value_at_quantile(0.99),
-            max_us: latencies.max(),
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct Heartbeats {
-    phases: Vec<Row>,
-    /// The p50 after the cleaning against that with few peers.
-    p50_ratio: f64,
-    longest_while_cleaning_ms: f64,
-    cleaning_requests: u64,
-    cleaning_ms: f64,
-    listing_few_us: u64,
-    listing_many_us: u64,
-}
-
-#[derive(Serialize)]
-struct Listings {
-    /// With half of the entries stale.
-    first_p50_us: u64,
-    first_max_us: u64,
-    calm_p50_us: u64,
-    calm_p99_us: u64,
-    ratio: f64,
-    /// Least and most, over the rounds.
-    removed: [u64; 2],
-    commits: [u64; 2],
-    /// From the listing's request on; its answer comes in between.
-    removal_p50_us: u64,
-    removal_max_us: u64,
-    commit_p50_us: u64,
-}
-
-#[derive(Serialize)]
-struct Removals {
-    batch_flushed_us: u64,
-    singly_flushed_us: u64,
-    ratio_flushed: f64,
-    batch_us: u64,
-    singly_us: u64,
-    ratio: f64,
-}
-
-#[derive(Serialize)]
-struct Report<'a> {
-    version: &'static str,
-    settings: &'a Arguments,
-    heartbeats: Heartbeats,
-    listings: Listings,
-    removals: Removals,
-}
-
-impl Report<'_> {
-    fn print(&self) {
-        let Report { settings, heartbeats, listings, removals, .. } = self;
-        println!("heartbeats on {} connections; times in microseconds\n", settings.connections);
-        let rows = heartbeats.phases.iter().map(|row| {
-            let numbers = [row.answers, row.per_second as u64, row.p50_us, row.p99_us, row.max_us];
-            std::iter::once(row.phase.clone()).chain(numbers.map(|number| number.to_string())).collect()
-        });
-        print(&["", "answers", "answers/s", "p50", "p99", "max"], rows.collect());
-        println!(
-            "p50 after the cleaning against that of {FEW_PEERS} peers: {:.2} times (target 1.5)\n\
-             longest request while cleaning: {:.1} ms (target 50)\n\
-             cleaned by {} requests in {:.0} ms\n\
-             GET /peers?limit=100, p50: {} at {FEW_PEERS} peers, {} at {}\n",
-            heartbeats.p50_ratio,
-            heartbeats.longest_while_cleaning_ms,
-            heartbeats.cleaning_requests,
-            heartbeats.cleaning_ms,
-            heartbeats.listing_few_us,
-            heartbeats.listing_many_us,
-            settings.live,
-        );
-        println!(
-            "GET /servers, {} entries of which {STALE} are stale, {} rounds",
-            2 * STALE,
-            settings.listing_rounds
-        );
-        println!(
-            "first listing p50 {}, max {}; without stale ones p50 {}, p99 {}: {:.2} times\n\
-             removed {:?} in {:?} commits (least, most); gone {} after the request, {} at most; commit {}\n",
-            listings.first_p50_us,
-            listings.first_max_us,
-            listings.calm_p50_us,
-            listings.calm_p99_us,
-            listings.ratio,
-            listings.removed,
-            listings.commits,
-            listings.removal_p50_us,
-            listings.removal_max_us,
-            listings.commit_p50_us,
-        );
-        println!("{REMOVED} stale entries removed, medians of {} rounds\n", settings.removal_rounds);
-        let row = |name: &str, batch: u64, singly: u64, ratio: f64| {
-            vec![name.to_owned(), batch.to_string(), singly.to_string(), format!("{ratio:.1}")]
-        };
-        let flushed =
-            row("flushed", removals.batch_flushed_us, removals.singly_flushed_us, removals.ratio_flushed);
-        let unflushed = row("not flushed", removals.batch_us, removals.singly_us, removals.ratio);
-        print(&["", "one batch", "one by one", "times"], vec![flushed, unflushed]);
-    }
-}
-
-fn print(header: &[&str], rows: Vec<Vec<String>>) {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(header);
-    table.add_rows(rows);
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    println!("{}\n", table.trim_fmt());
 }
