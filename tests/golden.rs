@@ -1,6 +1,6 @@
 //! Owns the proof that a store of schema 1, as the first version left it, opens with today's build and says the same.
 //!
-//! `GOLDEN_WRITE=<directory> cargo test --test golden` writes such a store anew. The one in `tests/golden` stays as it
+//! `GOLDEN_WRITE=<directory> cargo test --test golden` writes such a store anew, as of today. The one in `tests/golden` stays as it
 //! is: a later schema gets a directory of its own, and this one is upgraded on the way.
 
 mod common;
