@@ -129,18 +129,28 @@ async fn wait(state: &watch::Sender<Manual>, reached: impl FnMut(&Manual) -> boo
 pub struct JumpWatch {
     wall: Millis,
     running: Duration,
+    /// Until then, in running time, the last jump counts.
+    until: Duration,
 }
 
 impl JumpWatch {
     pub fn new(clock: &Clock) -> JumpWatch {
-        JumpWatch { wall: clock.now(), running: clock.running() }
+        JumpWatch { wall: clock.now(), running: clock.running(), until: Duration::ZERO }
     }
 
     /// Whether the wall clock has gone ahead by more than an hour beyond what has really passed since the last look.
     pub fn jumped(&mut self, clock: &Clock) -> bool {
-        let before = std::mem::replace(self, JumpWatch::new(clock));
+        let before = std::mem::replace(self, JumpWatch { until: self.until, ..JumpWatch::new(clock) });
         let wall = Duration::from_millis(self.wall.saturating_sub(before.wall));
         wall > self.running.saturating_sub(before.running) + JUMP
+    }
+
+    /// Whether there was such a leap within the last `grace`.
+    pub fn jumped_within(&mut self, grace: Duration, clock: &Clock) -> bool {
+        if self.jumped(clock) {
+            self.until = self.running + grace;
+        }
+        self.running < self.until
     }
 }
 
@@ -157,6 +167,11 @@ mod tests {
         clock.step_wall(Duration::from_secs(3700));
         assert!(watch.jumped(&clock));
         assert!(!watch.jumped(&clock), "told once");
+        let grace = Duration::from_secs(30);
+        clock.step_wall(Duration::from_secs(3700));
+        assert!(watch.jumped_within(grace, &clock) && watch.jumped_within(grace, &clock));
+        clock.advance(grace);
+        assert!(!watch.jumped_within(grace, &clock));
     }
 
     #[tokio::test]

@@ -43,8 +43,13 @@ pub const PEER_BODY_BYTES: usize = 256 * KIB;
 pub const SERVER_BODY_BYTES: usize = 4096;
 /// Expired peers that one request, or all requests of one drain, remove (bootstrap, Expiry).
 pub const MAX_CLEANED: usize = 1000;
-/// Peers or servers looked at in one turn of the writer while a list is made.
+/// Rows and facets that such a removal touches at most, a few more than 1000 ordinary peers have.
+pub const MAX_CLEANED_PARTS: usize = 10_000;
+/// Peers looked at in one turn of the writer while a list is made.
 pub const LISTED_PER_TURN: usize = 1024;
+/// Bytes of peers, by estimate, that are taken from the writer at once; a list of TURN servers ends there.
+pub const LISTED_BYTES_PER_TURN: u64 = 256 * KIB as u64;
+pub const TURN_LIST_BYTES: u64 = 4 * MIB as u64;
 /// Fresh entries of the directory (directory).
 pub const MAX_SERVERS: usize = 1000;
 /// Bytes of a request's head.

@@ -55,6 +55,10 @@ fn metrics() -> BTreeSet<(String, String)> {
     metrics.errors.get_or_create(&ErrorLabel { code: "invalid_json" }).inc();
     metrics.undelivered.get_or_create(&UndeliveredLabel { outcome: Undelivered::Full }).inc();
     metrics.lease_gauge("relay", 1);
+    let kind = waypost::metrics::KindLabel { kind: "peer" };
+    metrics.cleaned.get_or_create(&kind).inc();
+    let label = waypost::metrics::HttpLabel { route: "/peers".into(), status: 200 };
+    metrics.http.get_or_create(&label).inc();
     metrics.swept.get_or_create(&waypost::metrics::KindLabel { kind: "relay" }).inc();
     let text = metrics.render();
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));

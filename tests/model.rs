@@ -346,12 +346,12 @@ impl<'a> Bench<'a> {
                 self.sockets.insert(*peer, (new, resume_token));
             }
             Step::Advance { minutes } => {
-                self.clock.step_wall(Duration::from_millis(minutes * MINUTE + 1));
+                self.clock.advance(Duration::from_millis(minutes * MINUTE + 1));
                 // The sweeper does this by itself, but when exactly is its own affair.
                 self.sweep().await;
             }
             Step::Wait { minutes } => {
-                self.clock.step_wall(Duration::from_millis(minutes * MINUTE + 1));
+                self.clock.advance(Duration::from_millis(minutes * MINUTE + 1));
                 self.engine.sweep_expiry().await.unwrap();
                 self.swept();
             }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::clock::Millis;
 use crate::id::{Kind, NodeId, SessionId, TokenDigest, new_token};
-use crate::limits::LISTED_PER_TURN;
+use crate::limits::{LISTED_PER_TURN, TURN_LIST_BYTES};
 use crate::metrics::KindLabel;
 use crate::registry::peers::{Claimant, Filter, Listed, Refused};
 use crate::wire::bootstrap::{
@@ -201,7 +201,7 @@ impl Engine {
         done.await?.map(|()| Done::DONE).map_err(|refused| problem(refused, REGISTER_PEER_FIRST))
     }
 
-    /// `GET /turn-servers` (bootstrap, TURN), the least loaded first. Changes nothing.
+    /// `GET /turn-servers` (bootstrap, TURN), the least loaded first, cut where it gets too long. Changes nothing.
     pub async fn turn_servers(&self) -> Result<(Vec<ListedTurn>, Millis), Problem> {
         let listed = self.run(Promise::None, |turn| {
             let (registries, now) = (&mut turn.core.registries, turn.now);
@@ -210,7 +210,13 @@ impl Engine {
             let listed = live.filter_map(|(id, load)| {
                 Some(ListedTurn { id: id.clone(), peer: peers.get(id)?.clone(), load })
             });
-            (listed.collect(), now)
+            let mut bytes = 0;
+            let within = |listed: &ListedTurn| {
+                let addresses = listed.peer.turn.iter().flat_map(|turn| &turn.addresses);
+                bytes += 256 + addresses.map(|address| address.len() as u64).sum::<u64>();
+                bytes <= TURN_LIST_BYTES
+            };
+            (listed.take_while(within).collect(), now)
         });
         Ok(listed.await?)
     }

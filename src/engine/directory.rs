@@ -83,6 +83,9 @@ impl Engine {
         let (servers, stale, now) = listed.await?;
         if stale > 0 {
             let removed = self.0.submit(Promise::Applied, |turn| {
+                if *turn.to_clean == 0 {
+                    return 0;
+                }
                 turn.core.registries.directory.remove_stale(turn.now, turn.changes)
             });
             let metrics = self.0.metrics.clone();

@@ -11,6 +11,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use super::{Answer, Command, Core, Effect, Ended, Job, Promise, Shared, Taken, Turn, Unavailable};
+use crate::clock::JumpWatch;
 use crate::id::Kind;
 use crate::limits::{ENGINE_DRAIN, Limits, MAX_CLEANED};
 use crate::registry::{Boot, Registries};
@@ -79,8 +80,16 @@ pub(super) fn start(
     let (to_flusher, batches) = channel();
     let unflushed = Arc::new(AtomicBool::new(false));
     let flusher = Flusher { shared: shared.clone(), unflushed: unflushed.clone(), failed_epoch: 0 };
-    let writer =
-        Writer { shared: shared.clone(), core, to_flusher, unflushed, reopen_at: None, path, faults };
+    let writer = Writer {
+        jumps: JumpWatch::new(&shared.clock),
+        shared: shared.clone(),
+        core,
+        to_flusher,
+        unflushed,
+        reopen_at: None,
+        path,
+        faults,
+    };
     let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
         Builder::new().name(name.into()).spawn(run).expect("the operating system can start two threads")
     };
@@ -106,6 +115,7 @@ struct Writer {
     reopen_at: Option<Duration>,
     path: PathBuf,
     faults: Faults,
+    jumps: JumpWatch,
 }
 
 impl Writer {
@@ -161,7 +171,9 @@ impl Writer {
         metrics.drains.inc();
         let now = self.shared.clock.now();
         let mut changes = Changes::default();
-        let mut to_clean = MAX_CLEANED;
+        // After a leap ahead of the wall clock requests remove nothing on their way for a while.
+        let leapt = self.jumps.jumped_within(self.shared.limits.relays.restart_grace, &self.shared.clock);
+        let mut to_clean = if leapt { 0 } else { MAX_CLEANED };
         let (mut at_once, mut after_flush) = (Vec::new(), Vec::new());
         for job in jobs {
             if self.reopen_at.is_some() && job.promise != Promise::None {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::Expired;
 use crate::clock::Millis;
 use crate::id::{NodeId, TokenDigest};
-use crate::limits::{LISTED_PER_TURN, Ownership, PeerRules};
+use crate::limits::{LISTED_BYTES_PER_TURN, LISTED_PER_TURN, MAX_CLEANED_PARTS, Ownership, PeerRules};
 use crate::store::{Changes, Indexed, LeaseKey, PeerRecord, Rows, Seen};
 use crate::wire::bootstrap::Peer;
 use crate::wire::turn::TurnOffer;
@@ -106,7 +106,15 @@ impl Peers {
         changes: &mut Changes,
     ) -> Vec<NodeId> {
         let expired = self.ends.iter().take_while(|(end, _)| *end <= now).map(|(_, id)| id);
-        let gone: Vec<NodeId> = expired.filter(|id| Some(*id) != except).take(most).cloned().collect();
+        let mut parts = 0;
+        let within = |id: &&NodeId| {
+            let within = parts < MAX_CLEANED_PARTS;
+            let entry = &self.peers[*id];
+            parts += usize::from(entry.rows.parts) + 2 + entry.peer.stores.len();
+            within
+        };
+        let others = expired.filter(|id| Some(*id) != except);
+        let gone: Vec<NodeId> = others.take(most).take_while(within).cloned().collect();
         for id in &gone {
             self.remove(id, changes);
         }
@@ -243,9 +251,10 @@ impl Peers {
     pub fn list(&self, now: Millis, filter: &Filter, after: Option<&NodeId>, most: usize) -> Stretch {
         let from = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
         let mut stretch = Stretch::default();
-        let mut looked_at = 0;
+        let (mut looked_at, mut bytes) = (0, 0);
         let mut look = |id: &NodeId, entry: &Entry| {
             if entry.is_live(now) && filter.matches(&entry.peer) {
+                bytes += weight(id, &entry.peer);
                 stretch.peers.push(Listed {
                     id: id.clone(),
                     peer: entry.peer.clone(),
@@ -254,7 +263,7 @@ impl Peers {
             }
             looked_at += 1;
             stretch.reached = Some(id.clone());
-            looked_at < LISTED_PER_TURN && stretch.peers.len() < most
+            looked_at < LISTED_PER_TURN && bytes < LISTED_BYTES_PER_TURN && stretch.peers.len() < most
         };
         let ended = match self.facets.narrowest(filter) {
             facets::Narrowed::All => self.peers.range::<NodeId, _>(from).all(|(id, entry)| look(id, entry)),

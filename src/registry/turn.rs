@@ -69,7 +69,7 @@ impl Turn {
         changes: &mut Changes,
     ) -> Option<(NodeId, Millis)> {
         self.settle(now);
-        if self.sessions.len() >= self.rules.max_sessions {
+        if self.ends.len() >= self.rules.max_sessions {
             return None;
         }
         let (_, server) = self.available.iter().find(|(_, id)| is_live(id))?;

@@ -34,13 +34,12 @@ struct Upgrades {
 
 pub fn routes(app: Arc<App>, token: Token) -> Router {
     let (bootstrap, mut document) = OpenApiRouter::with_openapi(openapi::head())
-        .routes(routes!(root))
-        .routes(routes!(health))
         .routes(routes!(document))
         .merge(http::bootstrap::routes())
         .merge(http::turn::routes())
         .split_for_parts();
-    let (directory, its_document) = http::directory::routes().split_for_parts();
+    let directory = http::directory::routes().routes(routes!(root)).routes(routes!(health));
+    let (directory, its_document) = directory.split_for_parts();
     document.merge(its_document);
     // Within CORS: whoever asks too often may read that it does, and preflights are no requests.
     let admit = middleware::from_fn_with_state(app.clone(), layers::admit);

@@ -149,8 +149,9 @@ fn is_endpoint(text: &str, allow_private: bool) -> bool {
     let plain =
         text.len() <= MAX_ENDPOINT_BYTES && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
     let Some(url) = Url::parse(text).ok().filter(|_| plain) else { return false };
-    let authority = text.split_once("://").map_or("", |(_, rest)| rest);
-    let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
+    // The parser forgives missing and additional slashes and an empty user; others may not.
+    let rest = text.get(url.scheme().len()..).and_then(|rest| rest.strip_prefix("://"));
+    let authority = rest.and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or_default();
     let spoken = matches!(url.scheme(), "ws" | "wss" | "http" | "https");
     let is_private = match url.host() {
         None => return false,
@@ -325,6 +326,8 @@ mod tests {
             "ws://user@example.org",
             "ws://user:pw@example.org",
             "ws://@example.org",
+            "ws:/user:pw@example.org://x",
+            "ws:example.org://x",
             "ws://exam ple.org",
             "ws://example.org/\n",
             " ws://example.org",

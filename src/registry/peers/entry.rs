@@ -103,14 +103,16 @@ impl Entry {
 
 /// What a peer takes in memory, by estimate: its texts, and what stands around them and in the facets.
 pub(super) fn weight(id: &NodeId, peer: &Peer) -> u64 {
-    const PEER: usize = 700;
-    const STORE: usize = 120;
+    const PEER: usize = 1000;
     const ADDRESS: usize = 40;
-    let texts = |list: &[String], each: usize| list.iter().map(|text| text.len() + each).sum::<usize>();
-    let turn = peer.turn.as_ref().map_or(0, |turn| texts(&turn.addresses, ADDRESS));
-    let single = [&peer.crypto_ipv6, &peer.version, &peer.network_id, &peer.software_version];
+    // A text of its own, and where nobody else has it an entry of its own among the facets.
+    const FACET: usize = 320;
+    let texts = |list: &[String]| list.iter().map(|text| text.len() + ADDRESS).sum::<usize>();
+    let turn = peer.turn.as_ref().map_or(0, |turn| texts(&turn.addresses));
+    let stores: usize = peer.stores.iter().map(|store| 2 * store.len() + FACET).sum();
+    let single =
+        [&peer.crypto_ipv6, &peer.version, &peer.network_id, &peer.network_id, &peer.software_version];
     let single: usize = single.into_iter().map(String::len).sum();
     let json = peer.capabilities.text().len() + peer.capability_list.text().len();
-    let lists = texts(&peer.addresses, ADDRESS) + texts(&peer.stores, STORE) + turn;
-    (PEER + id.as_str().len() + lists + single + json) as u64
+    (PEER + id.as_str().len() + texts(&peer.addresses) + stores + turn + single + json) as u64
 }

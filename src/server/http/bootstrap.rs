@@ -95,10 +95,8 @@ async fn list_peers(
     let Query(query) = query.map_err(|_| Problem::invalid_field("query"))?;
     let page = page(&query)?;
     // Of the whole list, its length is the total.
-    let total = match page.limit {
-        None => None,
-        Some(_) => Some(app.engine.count_peers(page.filter.clone()).await?),
-    };
+    let is_whole = page.limit.is_none() && page.after.is_none();
+    let total = if is_whole { None } else { Some(app.engine.count_peers(page.filter.clone()).await?) };
     let is_true = |text: &Option<String>| text.as_deref() == Some("true");
     let shown =
         Shown { stores: is_true(&query.include_stores), capabilities: is_true(&query.include_capabilities) };
