@@ -1,11 +1,18 @@
 //! Typed clients of the daemon: [`Client`] speaks signalling and survives reconnects, [`RawSocket`] says exactly what
-//! it is told to, [`AdminClient`] asks the admin endpoint.
+//! it is told to, [`BootstrapClient`] and [`DirectoryClient`] speak the HTTP dialects, [`Node`] keeps a peer registered,
+//! [`AdminClient`] asks the admin endpoint.
 //!
 //! Owns the clients' one error type and how a WebSocket is dialled. Must not know the daemon: everything here works
 //! over the wire alone, against any server that speaks the dialect.
 
 pub mod admin;
+pub mod bootstrap;
 mod connection;
+pub mod directory;
+mod http;
+#[cfg(test)]
+mod http_tests;
+pub mod node;
 mod raw;
 pub mod signalling;
 #[cfg(test)]
@@ -14,6 +21,7 @@ mod tests;
 use std::error::Error;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::net::{TcpSocket, TcpStream};
@@ -22,6 +30,9 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 
 pub use admin::AdminClient;
+pub use bootstrap::{BootstrapClient, PeerRegistration, PeersQuery, TurnRegistration};
+pub use directory::{DirectoryClient, ServerHeartbeat, ServerRegistration};
+pub use node::{Node, NodeOptions, NodeState};
 pub use raw::RawSocket;
 pub use signalling::{Client, ClientBuilder, Push, Register, RegisterCode, Rendezvous};
 
@@ -31,6 +42,9 @@ pub enum ClientError {
     /// The server said no: its text, and its stable code (empty when the server has none).
     #[error("{message}")]
     Refused { message: String, code: String },
+    /// The server said no for now: as [`ClientError::Refused`], and how long to wait before asking again.
+    #[error("{message}")]
+    Busy { message: String, code: String, retry_after: Duration },
     /// The connection ended and is not made again; 1006 when it ended without a close frame.
     #[error("the connection was closed with code {code}: {reason}")]
     Closed { code: u16, reason: String },
@@ -43,6 +57,24 @@ pub enum ClientError {
     /// The server said something that the protocol has no place for.
     #[error("the server does not keep to the protocol: {0}")]
     Protocol(String),
+}
+
+impl ClientError {
+    /// The stable code of a refusal; none for what is no refusal, empty when the server has none.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            ClientError::Refused { code, .. } | ClientError::Busy { code, .. } => Some(code),
+            _ => None,
+        }
+    }
+
+    /// How long the server asked to wait before asking again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            ClientError::Busy { retry_after, .. } => Some(*retry_after),
+            _ => None,
+        }
+    }
 }
 
 /// An error, its cause, the cause of that, and so on.

@@ -105,7 +105,9 @@ async fn list_peers(
 }
 
 fn page(query: &PeerQuery) -> Result<PeerPage, Problem> {
-    let limit = query.limit.as_deref().map(|text| {
+    // A form sends what is left open as empty.
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let limit = given(&query.limit).map(|text| {
         let limit = text.parse().ok().filter(|limit| *limit > 0);
         limit.ok_or_else(|| Problem::invalid_field("limit"))
     });
@@ -114,10 +116,10 @@ fn page(query: &PeerQuery) -> Result<PeerPage, Problem> {
         .as_deref()
         .map(|text| text.parse::<bool>().map_err(|_| Problem::invalid_field("turnCapable")));
     let after =
-        query.cursor.as_deref().map(|text| cursor_of(text).ok_or_else(|| Problem::invalid_field("cursor")));
+        given(&query.cursor).map(|text| cursor_of(&text).ok_or_else(|| Problem::invalid_field("cursor")));
     let filter = Filter {
-        network: query.network_id.clone(),
-        store: query.store.clone(),
+        network: given(&query.network_id),
+        store: given(&query.store),
         turn_capable: turn_capable.transpose()?,
     };
     Ok(PeerPage { filter, after: after.transpose()?, limit: limit.transpose()? })
