@@ -6,19 +6,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::header::{HOST, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::{App, Failure};
+use crate::server::http::Bearer;
 
 /// Refuses whoever does not bear the token, on loopback too.
 pub async fn token(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let shown = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let bearer = shown.and_then(|value| value.split_once(' '));
-    let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    if bearer.is_some_and(|(_, token)| app.admin_token.matches(token.trim())) {
+    let Bearer(shown) = Bearer::of(request.headers());
+    if shown.is_some_and(|token| app.admin_token.matches(&token)) {
         return next.run(request).await;
     }
     let failure = Failure::new(

@@ -83,7 +83,7 @@ pub struct Network(pub IpAddr);
 pub struct Bearer(pub Option<String>);
 
 impl Bearer {
-    fn of(headers: &HeaderMap) -> Bearer {
+    pub fn of(headers: &HeaderMap) -> Bearer {
         let shown = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let pair = shown.and_then(|value| value.split_once(' '));
         let token = pair.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
