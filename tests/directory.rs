@@ -10,12 +10,11 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use daemon::{BEGINNING, HOUR, SECOND, TestDaemon, metric};
+use daemon::{BEGINNING, SECOND, metric};
 use ed25519_dalek::{Signature, VerifyingKey};
-use http::{Answer, Http};
+use http::{Answer, Http, start, start_with};
 use reqwest::Method;
 use serde_json::{Value, json};
-use waypost::config::Settings;
 use waypost::limits::Ownership;
 
 const TTL: Duration = Duration::from_secs(300);
@@ -23,23 +22,6 @@ const MS: Duration = Duration::from_millis(1);
 const MISSING: &str = "Missing required fields: serverId, endpoint, publicKey";
 const UNKNOWN: &str = "Server not registered";
 const TOO_LARGE: &str = "Request body too large";
-
-/// Without a limit on requests, whose bucket time does not fill, and without a backup sweep in between.
-async fn start_with(adjust: impl FnOnce(&mut Settings)) -> (TestDaemon, Http) {
-    let daemon = TestDaemon::start_with(|settings| {
-        settings.connections.http_requests_per_minute = 0;
-        settings.peers.backup_sweep = 1000 * HOUR;
-        adjust(settings);
-    })
-    .await;
-    let port = daemon.addresses().public.port();
-    let http = Http::at(([127, 0, 0, 1], port).into()).await;
-    (daemon, http)
-}
-
-async fn start() -> (TestDaemon, Http) {
-    start_with(|_| {}).await
-}
 
 fn server(id: &str, fields: Value) -> Value {
     let mut server = json!({"serverId": id, "endpoint": "wss://relay.example.org", "publicKey": "key"});

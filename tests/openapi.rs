@@ -9,8 +9,8 @@ mod http;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use daemon::{HOUR, SECOND, TestDaemon};
-use http::{Http, XFF};
+use daemon::{SECOND, TestDaemon};
+use http::{Http, XFF, peer, register};
 use reqwest::Method;
 use serde_json::{Value, json};
 use waypost::config::Settings;
@@ -22,29 +22,15 @@ const UNKNOWN: &str = "Peer not found - please register first";
 
 /// Behind a proxy, without a limit on requests, whose bucket time does not fill, and without a backup sweep in between.
 async fn start_with(adjust: impl FnOnce(&mut Settings)) -> (TestDaemon, Http) {
-    let daemon = TestDaemon::start_with(|settings| {
-        settings.connections.http_requests_per_minute = 0;
-        settings.peers.backup_sweep = 1000 * HOUR;
+    http::start_with(|settings| {
         settings.server.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
         adjust(settings);
     })
-    .await;
-    let http = Http::at(daemon.addresses().public).await;
-    (daemon, http)
+    .await
 }
 
 async fn start() -> (TestDaemon, Http) {
     start_with(|_| {}).await
-}
-
-fn peer(id: &str, fields: Value) -> Value {
-    let mut peer = json!({"peerId": id, "addresses": ["/ip4/192.0.2.1/tcp/4001"]});
-    peer.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-    peer
-}
-
-async fn register(http: &Http, id: &str) -> Value {
-    http.post("/register", peer(id, json!({}))).await.ok()
 }
 
 /// All values under a key, wherever in the document.

@@ -8,11 +8,10 @@ mod http;
 
 use std::time::Duration;
 
-use daemon::{BEGINNING, HOUR, TestDaemon, metric};
-use http::Http;
+use daemon::{BEGINNING, TestDaemon, metric};
+use http::{Http, peer, register, start, start_with};
 use serde_json::{Value, json};
 use waypost::client::admin::LeaseFilter;
-use waypost::config::Settings;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const TTL: Duration = Duration::from_secs(600);
@@ -20,32 +19,6 @@ const MS: Duration = Duration::from_millis(1);
 const MISSING: &str = "Missing required fields: peerId, addresses";
 const NO_ADDRESSES: &str = "No valid addresses provided for peer registration";
 const UNKNOWN: &str = "Peer not found - please register first";
-
-/// Without a limit on requests, whose bucket time does not fill, and without a backup sweep in between.
-async fn start_with(adjust: impl FnOnce(&mut Settings)) -> (TestDaemon, Http) {
-    let daemon = TestDaemon::start_with(|settings| {
-        settings.connections.http_requests_per_minute = 0;
-        settings.peers.backup_sweep = 1000 * HOUR;
-        adjust(settings);
-    })
-    .await;
-    let http = Http::at(daemon.addresses().public).await;
-    (daemon, http)
-}
-
-async fn start() -> (TestDaemon, Http) {
-    start_with(|_| {}).await
-}
-
-fn peer(id: &str, fields: Value) -> Value {
-    let mut peer = json!({"peerId": id, "addresses": ["/ip4/192.0.2.1/tcp/4001"]});
-    peer.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-    peer
-}
-
-async fn register(http: &Http, id: &str) -> Value {
-    http.post("/register", peer(id, json!({}))).await.ok()
-}
 
 async fn heartbeat(http: &Http, id: &str) -> Value {
     http.post("/heartbeat", json!({"peerId": id})).await.ok()

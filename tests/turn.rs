@@ -19,14 +19,7 @@ const UNKNOWN: &str = "Peer not found - register peer first";
 
 /// Without a limit on requests, whose bucket time does not fill, and without a backup sweep in between.
 async fn start() -> (TestDaemon, Http) {
-    let daemon = TestDaemon::start_with(|settings| {
-        settings.connections.http_requests_per_minute = 0;
-        settings.peers.backup_sweep = 1000 * HOUR;
-        settings.peers.ttl = 2 * HOUR;
-    })
-    .await;
-    let http = Http::at(daemon.addresses().public).await;
-    (daemon, http)
+    http::start_with(|settings| settings.peers.ttl = 2 * HOUR).await
 }
 
 async fn peer(http: &Http, id: &str) {

@@ -63,6 +63,7 @@ pub struct Peers {
     /// When each one expires.
     ends: BTreeSet<(Millis, NodeId)>,
     facets: Facets,
+    /// What the records take in memory, by estimate.
     bytes: u64,
 }
 
@@ -78,11 +79,6 @@ impl Peers {
 
     pub fn is_empty(&self) -> bool {
         self.peers.is_empty()
-    }
-
-    /// What the records take in memory, by estimate.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
     }
 
     fn seen(&self, now: Millis) -> Seen {
@@ -149,7 +145,8 @@ impl Peers {
         let token = live.map_or(fresh, |live| live.token);
         let seen = self.seen(now);
         let old = old.map(|old| old.rows);
-        let rows = old.unwrap_or(Rows { parts: 1, amended: false, indexed: Indexed::at(seen.end) });
+        let unwritten = Rows { parts: 1, amended: false, indexed: Indexed::at(seen.end) };
+        let rows = old.unwrap_or(unwritten);
         let mut entry = Entry { peer: Arc::new(peer), seen, token, address: claimant.address, rows };
         entry.write(&id, old, changes);
         self.insert(id, entry);

@@ -2,12 +2,14 @@
 //! daemon's own document: path, method, status and the text of every failure. Must not know any single story.
 #![allow(dead_code, reason = "each test file uses its share")]
 
+use crate::daemon::{HOUR, TestDaemon};
 use std::net::SocketAddr;
+use waypost::config::Settings;
 
 use futures_util::{StreamExt, stream};
 use reqwest::Method;
 use reqwest::header::HeaderMap;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub const XFF: &str = "x-forwarded-for";
 
@@ -160,4 +162,31 @@ impl Http {
             None => Documented::OtherMethods,
         }
     }
+}
+
+/// A daemon without a limit on requests, whose bucket time does not fill, and without a backup sweep in between.
+pub async fn start_with(adjust: impl FnOnce(&mut Settings)) -> (TestDaemon, Http) {
+    let daemon = TestDaemon::start_with(|settings| {
+        settings.connections.http_requests_per_minute = 0;
+        settings.peers.backup_sweep = 1000 * HOUR;
+        adjust(settings);
+    })
+    .await;
+    let port = daemon.addresses().public.port();
+    let http = Http::at(([127, 0, 0, 1], port).into()).await;
+    (daemon, http)
+}
+
+pub async fn start() -> (TestDaemon, Http) {
+    start_with(|_| {}).await
+}
+
+pub fn peer(id: &str, fields: Value) -> Value {
+    let mut peer = json!({"peerId": id, "addresses": ["/ip4/192.0.2.1/tcp/4001"]});
+    peer.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    peer
+}
+
+pub async fn register(http: &Http, id: &str) -> Value {
+    http.post("/register", peer(id, json!({}))).await.ok()
 }
