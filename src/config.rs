@@ -1,6 +1,8 @@
 //! Owns the settings: which sections there are, where their values come from and which source beats which, and how
 //! they are printed. Must not know what anybody does with them.
 
+mod print;
+
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,9 +15,10 @@ use ipnet::IpNet;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 use crate::limits::{
-    ConnectionLimits, DirectoryRules, Drain, Key, Limits, Liveness, PeerRules, RelayRules, RendezvousRules,
-    Rule, Setting, Sweep, TurnRules, Visitor, section, words,
+    ConnectionLimits, DirectoryRules, Drain, Key, Limits, LinkRules, Liveness, PeerRules, RelayRules,
+    RendezvousRules, Rule, Setting, Sweep, TurnRules, Visitor, section, words,
 };
+use print::Printer;
 
 section! {
     /// Addresses, data and identity of the daemon.
@@ -76,6 +79,7 @@ pub struct Settings {
     pub peers: PeerRules,
     pub turn: TurnRules,
     pub directory: DirectoryRules,
+    pub link: LinkRules,
     pub sweep: Sweep,
     pub drain: Drain,
 }
@@ -116,10 +120,20 @@ impl Settings {
     /// What the lower layers are handed.
     pub fn limits(&self) -> Limits {
         let Self {
-            connections, liveness, relays, rendezvous, peers, turn, mut directory, sweep, drain, ..
+            connections,
+            liveness,
+            relays,
+            rendezvous,
+            peers,
+            turn,
+            mut directory,
+            link,
+            sweep,
+            drain,
+            ..
         } = self.clone();
         directory.allow_private |= self.server.listen.ip().is_loopback();
-        Limits { connections, liveness, relays, rendezvous, peers, turn, directory, sweep, drain }
+        Limits { connections, liveness, relays, rendezvous, peers, turn, directory, link, sweep, drain }
     }
 
     /// Every section and key with its doc comment, as a TOML file that reads back as these settings.
@@ -139,6 +153,7 @@ impl Settings {
         self.peers.visit(visitor);
         self.turn.visit(visitor);
         self.directory.visit(visitor);
+        self.link.visit(visitor);
         self.sweep.visit(visitor);
         self.drain.visit(visitor);
     }
@@ -164,6 +179,12 @@ impl Settings {
             "at least",
             ("limits.outbox_bytes", &connections.outbox_bytes),
             |total, outbox| total >= outbox,
+        );
+        reader.expect(
+            ("link.phone_queue_bytes", &self.link.phone_queue_bytes),
+            "at least",
+            ("link.max_message_bytes", &self.link.max_message_bytes),
+            |queue, message| queue >= message,
         );
     }
 }
@@ -354,29 +375,6 @@ fn in_one_line(message: &str) -> String {
     let is_drawn =
         |line: &str| line.trim_start_matches(|c: char| c == ' ' || c.is_ascii_digit()).starts_with('|');
     message.lines().filter(|line| !is_drawn(line)).collect::<Vec<_>>().join(": ")
-}
-
-#[derive(Default)]
-struct Printer {
-    toml: String,
-}
-
-impl Visitor for Printer {
-    fn section(&mut self, name: &'static str, doc: &'static [&'static str]) {
-        if !self.toml.is_empty() {
-            self.toml.push('\n');
-        }
-        self.toml.extend(doc.iter().map(|line| format!("#{line}\n")));
-        self.toml.push_str(&format!("[{name}]\n"));
-    }
-
-    fn key<T: Setting>(&mut self, key: Key<T>, value: &mut T) {
-        self.toml.extend(key.doc.iter().map(|line| format!("#{line}\n")));
-        if *value != key.default {
-            self.toml.push_str(&format!("# Default: {}\n", key.default.to_toml()));
-        }
-        self.toml.push_str(&format!("{} = {}\n", key.name, value.to_toml()));
-    }
 }
 
 words!(LogFormat, r#""text" or "json""#: Text = "text", Json = "json");

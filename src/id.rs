@@ -1,7 +1,7 @@
 //! Validated identifiers and the secrets that belong to them.
 //!
 //! Owns what a well-formed peer id, pairing code, point, node id, server id or token is (protocol: signalling, sections
-//! 1 and 6; bootstrap; directory) and the names of the lease kinds. Knows nothing else of ours.
+//! 1 and 6; bootstrap; directory; link, section 1) and the names of the lease kinds. Knows nothing else of ours.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -20,10 +20,12 @@ pub enum Kind {
     Peer = 3,
     TurnSession = 4,
     Server = 5,
+    Claim = 6,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 5] = [Kind::Relay, Kind::Registration, Kind::Peer, Kind::TurnSession, Kind::Server];
+    pub const ALL: [Kind; 6] =
+        [Kind::Relay, Kind::Registration, Kind::Peer, Kind::TurnSession, Kind::Server, Kind::Claim];
 
     /// The name used on the wire, in metrics, in tree names and by the CLI.
     pub const fn name(self) -> &'static str {
@@ -33,6 +35,7 @@ impl Kind {
             Kind::Peer => "peer",
             Kind::TurnSession => "turn_session",
             Kind::Server => "server",
+            Kind::Claim => "claim",
         }
     }
 
@@ -49,9 +52,9 @@ impl Kind {
     }
 }
 
-/// Declares an id that is a text of 1 to 128 bytes from an alphabet. Cheap to clone.
+/// Declares an id that is a text of 1 to so many bytes from an alphabet. Cheap to clone.
 macro_rules! text_ids {
-    ($($(#[$doc:meta])* $Name:ident: $allowed:expr;)+) => { $(
+    ($($(#[$doc:meta])* $Name:ident: $most:literal, $allowed:expr;)+) => { $(
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $Name(Arc<str>);
@@ -59,7 +62,7 @@ macro_rules! text_ids {
         impl $Name {
             pub fn parse(text: &str) -> Option<$Name> {
                 let allowed: fn(u8) -> bool = $allowed;
-                let fits = (1..=128).contains(&text.len()) && text.bytes().all(allowed);
+                let fits = (1..=$most).contains(&text.len()) && text.bytes().all(allowed);
                 fits.then(|| $Name(text.into()))
             }
 
@@ -84,18 +87,28 @@ macro_rules! text_ids {
 
 text_ids! {
     /// The peerId of signalling. Pairing codes live in the same namespace.
-    PeerId: |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    PeerId: 128, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     /// The peerId of bootstrap: visible ASCII.
-    NodeId: |byte| byte.is_ascii_graphic();
+    NodeId: 128, |byte| byte.is_ascii_graphic();
     /// The serverId of the directory.
-    ServerId: |byte| byte.is_ascii_alphanumeric() || b"_:.+/=-".contains(&byte);
+    ServerId: 128, |byte| byte.is_ascii_alphanumeric() || b"_:.+/=-".contains(&byte);
     /// A TURN session: a token of ours.
-    SessionId: |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    SessionId: 128, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    /// The server-id of link: printable ASCII, blanks too.
+    LinkId: 256, |byte| matches!(byte, b' '..=b'~');
+    /// The conn_id of link, one phone's connection: a token of ours.
+    ConnId: 128, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
 }
 
 impl SessionId {
     pub fn new(rng: &mut impl Rng) -> SessionId {
         SessionId(new_token(rng).into())
+    }
+}
+
+impl ConnId {
+    pub fn new(rng: &mut impl Rng) -> ConnId {
+        ConnId(new_token(rng).into())
     }
 }
 
@@ -188,6 +201,9 @@ mod tests {
         let is_server = |text: &str| ServerId::parse(text).is_some();
         assert!(is_server("ed25519:aA0_-") && is_server("a.b+c/d="));
         assert!(!is_server("") && !is_server("a b") && !is_server("a?b") && !is_server("a%2F"));
+        let is_link = |text: &str| LinkId::parse(text).is_some();
+        assert!(is_link("my home {1}") && is_link(&"x".repeat(256)));
+        assert!(!is_link("") && !is_link("a\tb") && !is_link("\u{e4}") && !is_link(&"x".repeat(257)));
     }
 
     #[test]

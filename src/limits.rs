@@ -52,6 +52,12 @@ pub const LISTED_BYTES_PER_TURN: u64 = 256 * KIB as u64;
 pub const TURN_LIST_BYTES: u64 = 4 * MIB as u64;
 /// Fresh entries of the directory (directory).
 pub const MAX_SERVERS: usize = 1000;
+/// Frames and bytes of one phone that wait for its binary. While there is one the phone is not read from past them; in
+/// the grace they are all that is kept (link, section 3).
+pub const WAITING_FRAMES: usize = 64;
+pub const WAITING_BYTES: usize = MIB;
+/// What a claim's grace has left at least after a restart, where it is not shorter by itself (link, section 4).
+pub const LEAST_GRACE_LEFT: Duration = Duration::from_secs(5);
 /// Bytes of a request's head.
 pub const REQUEST_HEAD_BYTES: usize = 16 * KIB;
 /// Bytes that a socket collects before it writes without being flushed; above what a session leaves unflushed.
@@ -78,6 +84,10 @@ section! {
         outbox_total_bytes: usize = 256 * MIB, AtLeast(KIB);
         /// HTTP requests in 60 s per address (IPv6: per /64), and the burst it may spend at once; past it 429; 0 = no limit.
         http_requests_per_minute: u32 = 600;
+        /// Link upgrades in 60 s per address (IPv6: per /64), once its burst is spent; past it 429; 0 = no limit.
+        link_upgrades_per_minute: u32 = 10;
+        /// Link upgrades that an address may spend at once.
+        link_upgrade_burst: u32 = 20, AtLeast(1);
     }
 }
 
@@ -177,6 +187,28 @@ section! {
 }
 
 section! {
+    /// Link: a binary's claim and its phones.
+    link: LinkRules {
+        /// Time that a binary has to come back in, while its phones stay.
+        grace: Duration = 30 * SECOND, AtLeast(MILLISECOND);
+        /// Time between two pings to a binary or a phone.
+        ping_interval: Duration = 30 * SECOND, AtLeast(MILLISECOND);
+        /// Time from a ping to the pong; past it the socket is closed with 1011.
+        pong_timeout: Duration = 30 * SECOND, AtLeast(MILLISECOND);
+        /// Time in which a binary must answer the ping that is sent when another one claims its server-id.
+        probe: Duration = 10 * SECOND, AtLeast(MILLISECOND);
+        /// Phones of one server-id; past it a phone is closed with 4429.
+        max_phones: usize = 16, AtLeast(1);
+        /// Bytes of one message of a binary or a phone; a larger one closes the socket with 1009.
+        max_message_bytes: usize = 256 * KIB, AtLeast(KIB);
+        /// Bytes that may wait to be sent to one phone; past it the phone is closed with 1011.
+        phone_queue_bytes: usize = 4 * MIB, AtLeast(KIB);
+        /// Whether the phones are closed with 4404 when their binary comes back, instead of staying.
+        evict_on_reclaim: bool = false;
+    }
+}
+
+section! {
     /// The removal of what has ended.
     sweep: Sweep {
         /// Leases removed in one atomic batch; between two batches waiting requests are served.
@@ -225,6 +257,7 @@ pub struct Limits {
     pub peers: PeerRules,
     pub turn: TurnRules,
     pub directory: DirectoryRules,
+    pub link: LinkRules,
     pub sweep: Sweep,
     pub drain: Drain,
 }

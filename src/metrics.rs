@@ -36,7 +36,34 @@ label_values! {
     Refusal {
         Total = "total",
         Address = "address",
+        Rate = "rate",
+        BadHeader = "bad_header",
         BadUpgrade = "bad_upgrade",
+    }
+    /// Who upgrades on a path of link.
+    Endpoint {
+        Server = "server",
+        Client = "client",
+    }
+    /// What became of an upgrade on a path of link.
+    Upgrade {
+        Opened = "opened",
+        Total = "total",
+        Address = "address",
+        Rate = "rate",
+        BadHeader = "bad_header",
+        BadUpgrade = "bad_upgrade",
+    }
+    /// Where a frame of link goes.
+    Direction {
+        ToBinary = "to_binary",
+        ToPhone = "to_phone",
+    }
+    /// What of a binary's envelope was dropped.
+    Dropped {
+        Malformed = "malformed",
+        UnknownConnId = "unknown_conn_id",
+        CloseCode = "close_code",
     }
     /// How a socket ended.
     Ending {
@@ -50,6 +77,15 @@ label_values! {
         SlowConsumer = "slow_consumer",
         Replaced = "replaced",
         Shutdown = "shutdown",
+        Unavailable = "unavailable",
+        ServerIdClaimed = "server_id_claimed",
+        NoServer = "no_server",
+        TooManyPhones = "too_many_phones",
+        Reclaimed = "reclaimed",
+        GraceEnded = "grace_ended",
+        BacklogFull = "backlog_full",
+        NotJson = "not_json",
+        ByBinary = "by_binary",
     }
     /// Why a message for another socket was not queued.
     Undelivered {
@@ -70,12 +106,20 @@ labels! {
     RefusalLabel { reason: Refusal }
     EndingLabel { reason: Ending }
     UndeliveredLabel { outcome: Undelivered }
+    DirectionLabel { direction: Direction }
+    DroppedLabel { what: Dropped }
     /// The kind of a lease, by its name.
     KindLabel { kind: &'static str }
     /// The type of a message, by its name in the protocol.
     MessageLabel { r#type: &'static str }
     /// The stable code of an error.
     ErrorLabel { code: &'static str }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct UpgradeLabel {
+    pub endpoint: Endpoint,
+    pub outcome: Upgrade,
 }
 
 /// A route of the public address, as it is declared, and the status of an answer.
@@ -144,6 +188,18 @@ metrics! {
     cleaned: Family<KindLabel, Counter> = Family::default(), "leases_cleaned";
     /// HTTP requests answered on the public address, by route and status.
     http: Family<HttpLabel, Counter> = Family::default(), "http_requests";
+    /// Binaries connected now, those in their grace left out.
+    binaries: Gauge = Gauge::default(), "link_binaries";
+    /// Phones connected now.
+    phones: Gauge = Gauge::default(), "link_phones";
+    /// Upgrades on the paths of link, by endpoint and outcome.
+    upgrades: Family<UpgradeLabel, Counter> = Family::default(), "link_upgrades";
+    /// Frames of link forwarded, by direction.
+    frames: Family<DirectionLabel, Counter> = Family::default(), "link_frames";
+    /// What of binaries' envelopes was dropped.
+    dropped: Family<DroppedLabel, Counter> = Family::default(), "link_dropped";
+    /// Graces that ended without a reclaim.
+    graces_ended: Counter = Counter::default(), "link_graces_ended";
     /// Sweep batches committed.
     sweeps: Counter = Counter::default(), "sweep_batches";
     /// Requests waiting for the writer.

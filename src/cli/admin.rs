@@ -1,5 +1,5 @@
-//! Owns the subcommands that ask a running daemon: `status`, `leases`, `sweep`, `connections`; tables for people, JSON
-//! for programs. Must not know where the admin endpoint and its token usually are: both are arguments.
+//! Owns the subcommands that ask a running daemon: `status`, `leases`, `claims`, `sweep`, `connections`; tables for
+//! people, JSON for programs. Must not know where the admin endpoint and its token usually are: both are arguments.
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::client::admin::LeaseFilter;
 use crate::client::{AdminClient, ClientError, causes, with_causes};
-use crate::wire::admin::{Connections, Lease, LeasePage, Status, Swept};
+use crate::wire::admin::{ClaimPage, Connections, Lease, LeasePage, Status, Swept};
 
 /// Leases asked for at once.
 const PAGE: usize = 500;
@@ -26,13 +26,24 @@ pub enum Command {
     },
     /// List leases; --json shows their records, with the size and digest of a dead drop, never its content.
     Leases {
-        /// Only this kind: relay, registration, peer, turn_session or server.
+        /// Only this kind: relay, registration, peer, turn_session, server or claim.
         #[arg(long)]
         kind: Option<String>,
         /// Only keys that begin so.
         #[arg(long)]
         prefix: Option<String>,
         /// Leases at most.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// List link's claims: who holds a server-id or is in its grace, and how many phones are attached.
+    Claims {
+        /// Only server-ids that begin so.
+        #[arg(long)]
+        prefix: Option<String>,
+        /// Claims at most.
         #[arg(long, default_value_t = 100)]
         limit: usize,
         #[command(flatten)]
@@ -106,6 +117,10 @@ impl Command {
                 let now = client.status().await.map_err(at(url))?.now;
                 shown(options, &page, |page| leases(page, now))
             }
+            Command::Claims { prefix, limit, .. } => {
+                let page = all_claims(&client, prefix.as_deref(), *limit).await.map_err(at(url))?;
+                shown(options, &page, claims)
+            }
         };
         Ok(io::stdout().write_all(text.as_bytes())?)
     }
@@ -114,6 +129,7 @@ impl Command {
         match self {
             Command::Status { options }
             | Command::Leases { options, .. }
+            | Command::Claims { options, .. }
             | Command::Sweep { options }
             | Command::Connections { options } => options,
         }
@@ -154,6 +170,24 @@ async fn all_leases(
     Ok(all)
 }
 
+async fn all_claims(
+    client: &AdminClient,
+    prefix: Option<&str>,
+    limit: usize,
+) -> Result<ClaimPage, ClientError> {
+    let mut all = ClaimPage { claims: Vec::new(), cursor: None };
+    while all.claims.len() < limit {
+        let most = (limit - all.claims.len()).min(PAGE);
+        let page = client.claims(prefix, all.cursor.as_deref(), Some(most)).await?;
+        all.claims.extend(page.claims);
+        all.cursor = page.cursor;
+        if all.cursor.is_none() {
+            break;
+        }
+    }
+    Ok(all)
+}
+
 fn shown<T: Serialize>(options: &Options, answer: &T, text: impl Fn(&T) -> String) -> String {
     if options.json {
         serde_json::to_string_pretty(answer).expect("it came as JSON") + "\n"
@@ -180,6 +214,13 @@ fn status(status: &Status) -> String {
         ("dead drops", size(leases.dead_drop_bytes)),
         ("peers", format!("{}; {} TURN sessions", leases.peer, leases.turn_session)),
         ("servers", leases.server.to_string()),
+        (
+            "link",
+            format!(
+                "{} claims: {} binaries and {} phones connected",
+                leases.claim, connections.binaries, connections.phones
+            ),
+        ),
         ("next expiry", next),
         ("store", format!("{}; {} rows written or removed", size(store.bytes_on_disk), store.rows)),
         ("undecodable rows", store.undecodable_rows.to_string()),
@@ -204,10 +245,10 @@ fn status(status: &Status) -> String {
 }
 
 fn swept(swept: &Swept) -> String {
-    let Swept { relay, registration, peer, turn_session, server } = swept;
+    let Swept { relay, registration, peer, turn_session, server, claim } = swept;
     format!(
-        "swept {relay} relays, {registration} registrations, {peer} peers, {turn_session} TURN sessions and \
-         {server} servers\n"
+        "swept {relay} relays, {registration} registrations, {peer} peers, {turn_session} TURN sessions, \
+         {server} servers and {claim} claims\n"
     )
 }
 
@@ -216,17 +257,18 @@ fn connections(connections: &Connections) -> String {
         return "no sockets\n".to_owned();
     }
     let mut table = plain_table();
-    table.set_header(["socket", "address", "id", "age", "unsent"]);
+    table.set_header(["socket", "address", "role", "id", "age", "unsent"]);
     table.add_rows(connections.connections.iter().map(|connection| {
         [
             connection.socket.to_string(),
             connection.address.clone(),
+            connection.role.clone(),
             connection.id.clone().unwrap_or_else(|| "–".to_owned()),
             duration(connection.age_seconds),
             size(connection.unsent_bytes as u64),
         ]
     }));
-    right(&mut table, &[0, 3, 4]);
+    right(&mut table, &[0, 4, 5]);
     table.trim_fmt() + "\n"
 }
 
@@ -242,6 +284,23 @@ fn leases(page: &LeasePage, now: u64) -> String {
         [kind.clone(), key.clone(), peer_id.clone(), ends, summary(record)]
     }));
     right(&mut table, &[3]);
+    let more = if page.cursor.is_some() { "there are more: raise --limit\n" } else { "" };
+    format!("{}\n{more}", table.trim_fmt())
+}
+
+fn claims(page: &ClaimPage) -> String {
+    if page.claims.is_empty() {
+        return "no claims\n".to_owned();
+    }
+    let mut table = plain_table();
+    table.set_header(["server-id", "state", "generation", "left", "phones", "waiting"]);
+    table.add_rows(page.claims.iter().map(|claim| {
+        let left = claim.left_ms.map_or("–".to_owned(), |left| duration(left.div_ceil(1000)));
+        let (generation, phones) = (claim.generation.to_string(), claim.phones.to_string());
+        let waiting = size(claim.waiting_bytes as u64);
+        [claim.server_id.clone(), claim.state.clone(), generation, left, phones, waiting]
+    }));
+    right(&mut table, &[2, 3, 4, 5]);
     let more = if page.cursor.is_some() { "there are more: raise --limit\n" } else { "" };
     format!("{}\n{more}", table.trim_fmt())
 }

@@ -8,7 +8,7 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
 use super::ClientError;
-use crate::wire::admin::{AdminError, Connections, Lease, LeasePage, Status, Swept};
+use crate::wire::admin::{AdminError, ClaimPage, Connections, Lease, LeasePage, Status, Swept};
 
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -73,6 +73,19 @@ impl AdminClient {
             Err(ClientError::Refused { code, .. }) if code == "not_found" => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// One page of link's claims; go on from its cursor.
+    pub async fn claims(
+        &self,
+        prefix: Option<&str>,
+        cursor: Option<&str>,
+        limit: Option<usize>,
+    ) -> Result<ClaimPage, ClientError> {
+        let limit = limit.map(|limit| limit.to_string());
+        let query = [("prefix", prefix), ("cursor", cursor), ("limit", limit.as_deref())];
+        let query: Vec<_> = query.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        self.json(self.request(Method::GET, "/admin/api/claims").query(&query)).await
     }
 
     /// Ends what has ended, now.

@@ -1,6 +1,6 @@
 //! Typed clients of the daemon: [`Client`] speaks signalling and survives reconnects, [`RawSocket`] says exactly what
-//! it is told to, [`BootstrapClient`] and [`DirectoryClient`] speak the HTTP dialects, [`Node`] keeps a peer registered,
-//! [`AdminClient`] asks the admin endpoint.
+//! it is told to, [`BinaryLink`] and [`PhoneLink`] speak link, [`BootstrapClient`] and [`DirectoryClient`] the HTTP
+//! dialects, [`Node`] keeps a peer registered, [`AdminClient`] asks the admin endpoint.
 //!
 //! Owns the clients' one error type and how a WebSocket is dialled. Must not know the daemon: everything here works
 //! over the wire alone, against any server that speaks the dialect.
@@ -12,6 +12,7 @@ pub mod directory;
 mod http;
 #[cfg(test)]
 mod http_tests;
+pub mod link;
 pub mod node;
 mod raw;
 pub mod signalling;
@@ -27,11 +28,13 @@ use serde::Deserialize;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::Request;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 
 pub use admin::AdminClient;
 pub use bootstrap::{BootstrapClient, PeerRegistration, PeersQuery, TurnRegistration};
 pub use directory::{DirectoryClient, ServerHeartbeat, ServerRegistration};
+pub use link::{BinaryLink, FromPhone, PhoneLink};
 pub use node::{Node, NodeOptions, NodeState};
 pub use raw::RawSocket;
 pub use signalling::{Client, ClientBuilder, Push, Register, RegisterCode, Rendezvous};
@@ -96,8 +99,13 @@ type Socket = WebSocketStream<TcpStream>;
 
 /// Connects to a `ws://` URL, from the given local address if there is one.
 async fn dial(url: &str, local: Option<IpAddr>) -> Result<Socket, ClientError> {
+    let request = url.into_client_request().map_err(|error| ClientError::Unreachable(error.into()))?;
+    dial_with(request, local).await
+}
+
+/// As [`dial`], with whatever headers the request has.
+async fn dial_with(request: Request<()>, local: Option<IpAddr>) -> Result<Socket, ClientError> {
     let unreachable = |cause: Box<dyn Error + Send + Sync>| ClientError::Unreachable(cause);
-    let request = url.into_client_request().map_err(|error| unreachable(error.into()))?;
     if request.uri().scheme_str() != Some("ws") {
         return Err(unreachable("only ws:// addresses are spoken here".into()));
     }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::http::Request;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
-use super::{ABNORMAL, ClientError, Socket, close_of, dial};
+use super::{ABNORMAL, ClientError, Socket, close_of, dial, dial_with};
 
 /// See the module.
 #[derive(Debug)]
@@ -27,6 +28,11 @@ impl RawSocket {
     /// Connects from the given local address.
     pub async fn connect_from(url: &str, local: IpAddr) -> Result<RawSocket, ClientError> {
         dial(url, Some(local)).await.map(|socket| RawSocket { socket })
+    }
+
+    /// Makes any upgrade, from the given local address if there is one.
+    pub async fn open(request: Request<()>, local: Option<IpAddr>) -> Result<RawSocket, ClientError> {
+        dial_with(request, local).await.map(|socket| RawSocket { socket })
     }
 
     /// Sends a text message as it is.

@@ -2,14 +2,16 @@
 //!
 //! Owns counts, pages and the check of a running daemon. Must not know HTTP, nor what of a record may be shown.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use super::shown::lease;
 use super::writer::fold;
 use super::{Engine, Promise, Shared, Unavailable};
 use crate::clock::Millis;
-use crate::id::Kind;
+use crate::id::{Kind, PeerId};
+use crate::live::link::Role;
+use crate::live::outbox::Outbox;
 use crate::registry::Registries;
 use crate::store::{LeaseKey, Report, Row, SCHEMA};
 use crate::wire::admin::{
@@ -48,6 +50,7 @@ impl Engine {
                     peer: registries.count(Kind::Peer),
                     turn_session: registries.count(Kind::TurnSession),
                     server: registries.count(Kind::Server),
+                    claim: registries.count(Kind::Claim),
                     points: totals.points,
                     tokens: totals.tokens,
                     dead_drop_bytes: totals.payload_bytes,
@@ -85,7 +88,14 @@ impl Engine {
                 overloaded: metrics.overloaded.get(),
                 swept: swept.iter().sum(),
             },
-            connections: ConnectionCounts { open, addresses, ids, unsent_bytes: shared.budget.used() },
+            connections: ConnectionCounts {
+                open,
+                addresses,
+                ids,
+                binaries: metrics.binaries.get() as usize,
+                phones: metrics.phones.get() as usize,
+                unsent_bytes: shared.budget.used(),
+            },
         })
     }
 
@@ -129,15 +139,21 @@ impl Engine {
     pub async fn connections(&self) -> Result<Vec<Connection>, Unavailable> {
         let now = self.0.clock.running();
         let listed = self.run(Promise::None, |turn| {
-            let sockets = turn.core.hub.sockets();
-            sockets.map(|(outbox, id)| (outbox.clone(), id.cloned())).collect::<Vec<_>>()
+            let roles = turn.core.links.roles();
+            let shown = |(outbox, id): (&Arc<Outbox>, Option<&PeerId>)| match roles.get(&outbox.socket) {
+                None => (outbox.clone(), "peer", id.map(|id| id.as_str().to_owned())),
+                Some((Role::Binary, id)) => (outbox.clone(), "binary", Some(id.as_str().to_owned())),
+                Some((Role::Phone, id)) => (outbox.clone(), "phone", Some(id.as_str().to_owned())),
+            };
+            turn.core.hub.sockets().map(shown).collect::<Vec<_>>()
         });
         let mut listed = listed.await?;
-        listed.sort_by_key(|(outbox, _)| outbox.socket);
-        let shown = listed.into_iter().map(|(outbox, id)| Connection {
+        listed.sort_by_key(|(outbox, ..)| outbox.socket);
+        let shown = listed.into_iter().map(|(outbox, role, id)| Connection {
             socket: outbox.socket.0,
             address: outbox.address.to_string(),
-            id: id.map(|id| id.as_str().to_owned()),
+            role: role.to_owned(),
+            id,
             age_seconds: now.saturating_sub(outbox.opened).as_secs(),
             unsent_bytes: outbox.unsent(),
         });

@@ -6,11 +6,13 @@
 mod bootstrap;
 mod directory;
 mod inspect;
+mod link;
 mod shown;
 mod signalling;
 mod sweeper;
 mod writer;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
@@ -23,7 +25,8 @@ use crate::clock::{Clock, Millis};
 use crate::id::{Generation, SocketId};
 use crate::limits::{ENGINE_QUEUE, Limits};
 use crate::live::hub::Hub;
-use crate::live::outbox::{Budget, Close, Outbox};
+use crate::live::link::Links;
+use crate::live::outbox::{Budget, Ceiling, Close, Outbox};
 use crate::metrics::Metrics;
 use crate::registry::{Boot, Registries};
 use crate::store::{Changes, Faults, OpenError, Pins, Store, StoreError};
@@ -33,6 +36,7 @@ pub use crate::registry::peers::{Claimant, Filter, Listed};
 pub use bootstrap::{ListedTurn, PeerPage, PeerStretch};
 pub use directory::Proof;
 pub use inspect::{Checked, LeaseQuery};
+pub use link::{ClaimQuery, Held};
 
 /// What an answer promises. docs/storage.md lists who has which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +103,8 @@ struct Shared {
     boot: Boot,
     server_id: String,
     budget: Arc<Budget>,
+    /// Whether [`Engine::relieve`] has asked and was not heard yet.
+    relieving: AtomicBool,
     sockets: AtomicU64,
     undecodable: AtomicUsize,
     sweeper: SweeperSignals,
@@ -134,6 +140,7 @@ struct SweeperSignals {
 struct Core {
     registries: Registries,
     hub: Hub,
+    links: Links,
     rng: StdRng,
     pins: Pins,
     /// The daemon is closing the sockets itself: that is not leaving.
@@ -212,17 +219,20 @@ impl Engine {
         let live_since = store.live_since().map_err(damaged)?;
         let mut boot = Boot { number: store.boot(), live_since, grace_end: Millis::MAX };
         let (mut registries, undecodable) = writer::fold(&store, boot, &limits).map_err(damaged)?;
-        // The grace begins when somebody could come back.
+        // The graces begin when somebody could come back.
         boot.grace_end = clock.now() + grace;
         registries.begin(boot);
+        let mut changes = Changes::default();
+        registries.claims.restart(clock.now(), &mut changes);
+        if !changes.is_empty() {
+            let written = store.commit(&changes).and_then(|()| store.flush());
+            written.map_err(|error| OpenError::of(&path, error))?;
+        }
         metrics.undecodable.set(undecodable as i64);
 
         let (commands, inbox) = mpsc::channel();
-        let budget = Budget::new(
-            limits.connections.outbox_bytes,
-            limits.connections.outbox_total_bytes,
-            metrics.clone(),
-        );
+        let budget = Budget::new(limits.connections.outbox_total_bytes, metrics.clone());
+        let links = Links::new(&limits.link, budget.clone(), metrics.clone());
         let shared = Arc::new(Shared {
             commands,
             waiting: AtomicUsize::new(0),
@@ -234,6 +244,7 @@ impl Engine {
             boot,
             server_id,
             budget,
+            relieving: AtomicBool::new(false),
             sockets: AtomicU64::new(0),
             undecodable: AtomicUsize::new(undecodable),
             sweeper: SweeperSignals::default(),
@@ -241,7 +252,8 @@ impl Engine {
             epoch: AtomicU64::new(1),
             ended: watch::Sender::new(false),
         });
-        let core = Core { registries, hub: Hub::default(), rng, pins: Pins::default(), draining: false };
+        let core =
+            Core { registries, hub: Hub::default(), links, rng, pins: Pins::default(), draining: false };
         let threads = writer::start(shared.clone(), core, inbox, path, faults);
         *shared.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
         let engine = Engine(shared);
@@ -264,9 +276,20 @@ impl Engine {
     }
 
     /// A new socket: it is in the hub until the guard is dropped, and then leaves once, whatever ended it.
-    pub fn join(&self, address: std::net::IpAddr) -> Joined {
+    pub fn join(&self, address: IpAddr) -> Joined {
+        let bytes = self.0.limits.connections.outbox_bytes;
+        self.join_with(address, Ceiling { bytes, full: Close::SLOW_CONSUMER })
+    }
+
+    /// As [`Engine::join`], for a binary or a phone of link.
+    pub fn join_link(&self, address: IpAddr) -> Joined {
+        let bytes = self.0.limits.link.phone_queue_bytes;
+        self.join_with(address, Ceiling { bytes, full: Close::BACKLOG_FULL })
+    }
+
+    fn join_with(&self, address: IpAddr, ceiling: Ceiling) -> Joined {
         let socket = SocketId(self.0.sockets.fetch_add(1, Ordering::Relaxed) + 1);
-        let outbox = Outbox::new(socket, address, self.0.clock.running(), self.0.budget.clone());
+        let outbox = Outbox::new(socket, address, self.0.clock.running(), ceiling, self.0.budget.clone());
         let entry = outbox.clone();
         self.0.submit(Promise::None, move |turn| turn.core.hub.join(entry));
         Joined { engine: self.clone(), outbox }
@@ -333,6 +356,7 @@ impl Turn<'_> {
     }
 
     fn leave(&mut self, socket: SocketId) {
+        self.leave_link(socket);
         if let Some(id) = self.core.hub.leave(socket)
             && !self.core.draining
         {

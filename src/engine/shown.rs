@@ -86,6 +86,10 @@ pub(super) fn lease(key: &LeaseKey, row: &Row<'_>) -> Lease {
             });
             (id.as_str().to_owned(), shown)
         }
+        Row::Claim { id, record } => {
+            let state = if record.until.is_some() { "grace" } else { "held" };
+            (id.as_str().to_owned(), json!({ "generation": record.generation, "state": state }))
+        }
     };
     Lease {
         kind: key.kind().name().into(),

@@ -4,6 +4,7 @@
 //! Must not know sockets beyond their outboxes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
@@ -158,7 +159,7 @@ impl Engine {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(Barred::Refused(refusal))) => return Err(refusal.into()),
                 Ok(Err(Barred::Taken { generation, holder })) => {
-                    if self.is_alive(&holder).await {
+                    if self.is_alive(&holder, self.0.limits.liveness.takeover_probe).await {
                         return Err(in_use);
                     }
                     silent = Some(generation);
@@ -169,12 +170,12 @@ impl Engine {
         Err(in_use)
     }
 
-    /// Pings a socket and waits for any frame of it; one that ends meanwhile is not alive.
-    async fn is_alive(&self, holder: &Outbox) -> bool {
+    /// Pings a socket and waits for its pong; one that ends meanwhile is not alive.
+    pub(super) async fn is_alive(&self, holder: &Outbox, patience: Duration) -> bool {
         let answer = holder.probe();
         tokio::select! {
             heard = answer => heard.is_ok(),
-            () = self.0.clock.sleep(self.0.limits.liveness.takeover_probe) => false,
+            () = self.0.clock.sleep(patience) => false,
         }
     }
 }

@@ -128,6 +128,9 @@ impl Engine {
             for due in &batch {
                 if turn.core.registries.expire(due, turn.now, turn.changes) == Expired::Gone {
                     ended.push(due.key.kind());
+                    if let Some(id) = due.key.claimed() {
+                        turn.end_link(&id);
+                    }
                 }
             }
             ended
@@ -142,6 +145,7 @@ impl Engine {
                 Kind::Peer => swept.peer += 1,
                 Kind::TurnSession => swept.turn_session += 1,
                 Kind::Server => swept.server += 1,
+                Kind::Claim => swept.claim += 1,
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use super::{Answer, Command, Core, Effect, Ended, Job, Promise, Shared, Taken, Turn, Unavailable};
+use super::{Answer, Command, Core, Effect, Ended, Job, Promise, Shared, Taken, Turn, Unavailable, link};
 use crate::clock::JumpWatch;
 use crate::id::Kind;
 use crate::limits::{ENGINE_DRAIN, Limits, MAX_CLEANED};
@@ -308,6 +308,7 @@ impl Writer {
         self.shared.undecodable.store(undecodable, Ordering::Relaxed);
         self.shared.metrics.undecodable.set(undecodable as i64);
         self.core.registries = registries;
+        link::end_what_does_not_stand(&mut self.core, self.shared.clock.now());
         self.measure();
         self.shared.sweeper.held_done.store(false, Ordering::Relaxed);
         self.shared.sweeper.wake.notify_one();
@@ -329,6 +330,7 @@ impl Writer {
         for id in self.core.hub.held_ids() {
             registries.relays.carry_over(id, &old.relays, &mut changes);
         }
+        link::reconcile(&self.core, registries, self.shared.clock.now(), &mut changes);
         changes
     }
 }

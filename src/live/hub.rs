@@ -174,15 +174,18 @@ mod tests {
     use std::net::IpAddr;
     use std::time::Duration;
 
+    use super::super::outbox::Ceiling;
     use super::*;
     use crate::metrics::Metrics;
 
+    const CEILING: Ceiling = Ceiling { bytes: 1000, full: Close::SLOW_CONSUMER };
+
     fn hub_with(sockets: u64) -> Hub {
-        let budget = Budget::new(100, 100, Arc::new(Metrics::default()));
+        let budget = Budget::new(100, Arc::new(Metrics::default()));
         let mut hub = Hub::default();
         for socket in 1..=sockets {
             let address = IpAddr::from([127, 0, 0, 1]);
-            hub.join(Outbox::new(SocketId(socket), address, Duration::ZERO, budget.clone()));
+            hub.join(Outbox::new(SocketId(socket), address, Duration::ZERO, CEILING, budget.clone()));
         }
         hub
     }
@@ -208,11 +211,11 @@ mod tests {
 
     #[test]
     fn when_all_together_have_too_much_unsent_only_the_slowest_is_closed() {
-        let budget = Budget::new(1000, 100, Arc::new(Metrics::default()));
+        let budget = Budget::new(100, Arc::new(Metrics::default()));
         let mut hub = Hub::default();
         let outboxes = [10, 90, 20].map(|bytes| {
             let address = IpAddr::from([127, 0, 0, 1]);
-            let outbox = Outbox::new(SocketId(bytes), address, Duration::ZERO, budget.clone());
+            let outbox = Outbox::new(SocketId(bytes), address, Duration::ZERO, CEILING, budget.clone());
             outbox.count(bytes as usize);
             hub.join(outbox.clone());
             outbox

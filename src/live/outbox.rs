@@ -1,6 +1,6 @@
 //! What is waiting to be sent on one socket, bounded in bytes.
 //!
-//! Owns the queue between whoever has something to say to a socket and the session that writes it, the close that a
+//! Owns the queue between whoever has something to say to a socket and the session that writes it, the closes that a
 //! session is told to make, and probes for life. Must not know what the messages say.
 
 use std::collections::VecDeque;
@@ -32,18 +32,38 @@ impl Close {
         Close { code: 1001, reason: "Server shutting down", ending: Ending::Shutdown };
 }
 
-/// Unsent bytes of all sockets together, and both ceilings.
+/// What one socket may have queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ceiling {
+    pub bytes: usize,
+    /// How a socket that has more is closed.
+    pub full: Close,
+}
+
+/// Of so many bytes of a ceiling one message at most: a message takes more memory than its text.
+const BYTES_PER_MESSAGE: usize = 64;
+
+/// Unsent bytes of all sockets together, and their ceiling.
 #[derive(Debug)]
 pub struct Budget {
-    pub per_socket: usize,
     pub total: usize,
     used: AtomicUsize,
     metrics: Arc<Metrics>,
 }
 
 impl Budget {
-    pub fn new(per_socket: usize, total: usize, metrics: Arc<Metrics>) -> Arc<Budget> {
-        Arc::new(Budget { per_socket, total, used: AtomicUsize::new(0), metrics })
+    pub fn new(total: usize, metrics: Arc<Metrics>) -> Arc<Budget> {
+        Arc::new(Budget { total, used: AtomicUsize::new(0), metrics })
+    }
+
+    pub fn count(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+        self.metrics.unsent.inc_by(bytes as i64);
+    }
+
+    pub fn release(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.metrics.unsent.dec_by(bytes as i64);
     }
 
     /// Bytes unsent now.
@@ -63,6 +83,7 @@ pub struct Outbox {
     pub address: IpAddr,
     /// Running time at which the socket was opened.
     pub opened: Duration,
+    ceiling: Ceiling,
     queue: Mutex<Queue>,
     wake: Notify,
     unsent: AtomicUsize,
@@ -75,6 +96,8 @@ struct Queue {
     /// What these add up to.
     bytes: usize,
     close: Option<Close>,
+    /// The close to make when all of this has been sent.
+    last_word: Option<Close>,
     probes: Vec<oneshot::Sender<()>>,
     gone: bool,
 }
@@ -87,11 +110,18 @@ pub struct Taken {
 }
 
 impl Outbox {
-    pub fn new(socket: SocketId, address: IpAddr, opened: Duration, budget: Arc<Budget>) -> Arc<Outbox> {
+    pub fn new(
+        socket: SocketId,
+        address: IpAddr,
+        opened: Duration,
+        ceiling: Ceiling,
+        budget: Arc<Budget>,
+    ) -> Arc<Outbox> {
         Arc::new(Outbox {
             socket,
             address,
             opened,
+            ceiling,
             queue: Mutex::default(),
             wake: Notify::new(),
             unsent: AtomicUsize::new(0),
@@ -108,13 +138,14 @@ impl Outbox {
         self.lock().close.is_some()
     }
 
-    /// Queues a message. `Full` also closes the socket as a slow consumer; both outcomes are counted.
+    /// Queues a message. `Full` also closes the socket; both outcomes are counted.
     pub fn try_send(&self, text: Utf8Bytes) -> Result<(), Undelivered> {
         let mut queue = self.lock();
-        let outcome = if queue.gone || queue.close.is_some() {
+        let most = self.ceiling.bytes;
+        let outcome = if queue.gone || queue.close.is_some() || queue.last_word.is_some() {
             Undelivered::Gone
-        } else if queue.bytes + text.len() > self.budget.per_socket {
-            queue.close = Some(Close::SLOW_CONSUMER);
+        } else if queue.bytes + text.len() > most || queue.messages.len() > most / BYTES_PER_MESSAGE {
+            queue.close = Some(self.ceiling.full);
             Undelivered::Full
         } else {
             self.count(text.len());
@@ -136,7 +167,18 @@ impl Outbox {
         self.wake.notify_one();
     }
 
-    /// Pings the socket: the receiver hears when a frame arrives after that, and fails when the session ends.
+    /// Tells the session to close once the socket has taken all that is queued; nothing is queued any more.
+    pub fn close_after_sending(&self, close: Close) {
+        self.lock().last_word.get_or_insert(close);
+        self.wake.notify_one();
+    }
+
+    /// Tells the session that there is something for it elsewhere.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Pings the socket: the receiver hears when the pong arrives, and fails when the session ends.
     pub fn probe(&self) -> oneshot::Receiver<()> {
         let (probe, answer) = oneshot::channel();
         let mut queue = self.lock();
@@ -174,18 +216,22 @@ impl Outbox {
         Some(text)
     }
 
-    /// Bytes that the session writes past the queue: its answers.
-    pub fn count(&self, bytes: usize) {
-        self.unsent.fetch_add(bytes, Ordering::Relaxed);
-        self.budget.used.fetch_add(bytes, Ordering::Relaxed);
-        self.budget.metrics.unsent.inc_by(bytes as i64);
+    /// The close to make now that nothing is queued.
+    pub fn last_word(&self) -> Option<Close> {
+        let queue = self.lock();
+        queue.last_word.filter(|_| queue.messages.is_empty())
     }
 
-    /// The socket has taken these bytes.
+    /// Bytes that the socket has to answer for past the queue.
+    pub fn count(&self, bytes: usize) {
+        self.unsent.fetch_add(bytes, Ordering::Relaxed);
+        self.budget.count(bytes);
+    }
+
+    /// These bytes have gone where they were to go.
     pub fn sent(&self, bytes: usize) {
         self.unsent.fetch_sub(bytes, Ordering::Relaxed);
-        self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
-        self.budget.metrics.unsent.dec_by(bytes as i64);
+        self.budget.release(bytes);
     }
 
     /// The session has ended: nothing can be sent any more, probes fail, and its bytes no longer count.
@@ -207,8 +253,10 @@ mod tests {
 
     fn outbox(per_socket: usize) -> (Arc<Outbox>, Arc<Budget>, Arc<Metrics>) {
         let metrics = Arc::new(Metrics::default());
-        let budget = Budget::new(per_socket, 1000, metrics.clone());
-        let outbox = Outbox::new(SocketId(1), IpAddr::from([127, 0, 0, 1]), Duration::ZERO, budget.clone());
+        let budget = Budget::new(1000, metrics.clone());
+        let address = IpAddr::from([127, 0, 0, 1]);
+        let ceiling = Ceiling { bytes: per_socket, full: Close::SLOW_CONSUMER };
+        let outbox = Outbox::new(SocketId(1), address, Duration::ZERO, ceiling, budget.clone());
         (outbox, budget, metrics)
     }
 
@@ -224,6 +272,19 @@ mod tests {
         assert_eq!((outbox.unsent(), budget.used(), metrics.unsent.get()), (0, 0, 0));
         let full = UndeliveredLabel { outcome: Undelivered::Full };
         assert_eq!(metrics.undelivered.get_or_create(&full).get(), 1);
+    }
+
+    #[test]
+    fn tiny_messages_are_counted_too_and_the_last_word_waits_for_what_is_queued() {
+        let (outbox, ..) = outbox(200);
+        (0..4).for_each(|_| assert_eq!(outbox.try_send("1".into()), Ok(())));
+        assert_eq!(outbox.try_send("1".into()), Err(Undelivered::Full));
+        let (outbox, ..) = self::outbox(200);
+        assert_eq!(outbox.try_send("1".into()), Ok(()));
+        outbox.close_after_sending(Close::SHUTDOWN);
+        assert_eq!(outbox.try_send("2".into()), Err(Undelivered::Gone));
+        assert_eq!((outbox.last_word(), outbox.next()), (None, Some("1".into())));
+        assert_eq!((outbox.last_word(), outbox.take().close), (Some(Close::SHUTDOWN), None));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Owns the registries in memory. Each is synchronous and pure: state, time and a request in; an answer and changes
 //! out. Must not know tokio, sockets, clocks or sled; nothing here sends anything.
 
+pub mod claims;
 pub mod directory;
 pub mod peers;
 pub mod relays;
@@ -10,12 +11,13 @@ pub mod rendezvous;
 pub mod turn;
 
 use crate::clock::Millis;
-use crate::id::{Kind, NodeId, PeerId, ServerId, SessionId, TokenDigest};
+use crate::id::{Kind, LinkId, NodeId, PeerId, ServerId, SessionId, TokenDigest};
 use crate::limits::Limits;
 use crate::store::{Changes, Due, Indexed, Row};
 use crate::wire::bootstrap::Peer;
 use crate::wire::turn::TurnOffer;
 
+use claims::Claims;
 use directory::Directory;
 use peers::{Claimant, Peers};
 use relays::Relays;
@@ -58,6 +60,7 @@ pub struct Registries {
     pub peers: Peers,
     pub turn: Turn,
     pub directory: Directory,
+    pub claims: Claims,
 }
 
 impl Registries {
@@ -68,6 +71,7 @@ impl Registries {
             peers: Peers::new(limits.peers.clone()),
             turn: Turn::new(limits.turn.clone()),
             directory: Directory::new(limits.directory.clone()),
+            claims: Claims::new(limits.link.grace),
         }
     }
 
@@ -85,6 +89,7 @@ impl Registries {
             Kind::Peer => self.peers.len(),
             Kind::TurnSession => self.turn.len(),
             Kind::Server => self.directory.len(),
+            Kind::Claim => self.claims.len(),
         }
     }
 
@@ -101,6 +106,7 @@ impl Registries {
             }
             Row::TurnSession { id, record } => self.turn.load(id, &record),
             Row::Server { id, record, indexed } => self.directory.load(id, record, Indexed::at(indexed)),
+            Row::Claim { id, record } => self.claims.load(id, record),
         }
     }
 
@@ -119,6 +125,7 @@ impl Registries {
             }),
             Kind::TurnSession => SessionId::parse(name).map(|id| self.turn.expire(&id, now, changes)),
             Kind::Server => ServerId::parse(name).map(|id| self.directory.expire(&id, now, changes)),
+            Kind::Claim => LinkId::parse(name).map(|id| self.claims.expire(&id, now, changes)),
         }
         .unwrap_or(Expired::Kept)
     }
@@ -202,5 +209,6 @@ impl Registries {
             && self.peers.same_as(&other.peers)
             && self.turn.same_as(&mut other.turn, now)
             && self.directory.same_as(&other.directory)
+            && self.claims.same_as(&other.claims)
     }
 }

@@ -75,7 +75,7 @@ impl Limiter {
 /// Addresses in the table below which nobody looks for those to forget.
 const FEW_ADDRESSES: usize = 1024;
 
-/// How often each address asks over HTTP. An address is forgotten once its bucket is full again, so that the table is as
+/// How often each address asks over HTTP, or for upgrades of link. An address is forgotten once its bucket is full again, so that the table is as
 /// large as the requests of a short while.
 pub struct RequestLimiter {
     buckets: Option<RateLimiter<IpAddr, HashMapStateStore<IpAddr>, RunningTime, NoOpMiddleware<Nanos>>>,
@@ -83,9 +83,10 @@ pub struct RequestLimiter {
 }
 
 impl RequestLimiter {
-    /// 0 requests a minute is no limit.
-    pub fn new(requests_per_minute: u32, clock: Clock) -> RequestLimiter {
-        let quota = NonZeroU32::new(requests_per_minute).map(Quota::per_minute);
+    /// 0 requests a minute, or a burst of 0, is no limit.
+    pub fn new(requests_per_minute: u32, burst: u32, clock: Clock) -> RequestLimiter {
+        let quota = NonZeroU32::new(requests_per_minute).zip(NonZeroU32::new(burst));
+        let quota = quota.map(|(requests, burst)| Quota::per_minute(requests).allow_burst(burst));
         let buckets = quota.map(|quota| RateLimiter::hashmap_with_clock(quota, RunningTime(clock)));
         RequestLimiter { buckets, forget_at: AtomicUsize::new(FEW_ADDRESSES) }
     }
@@ -110,7 +111,7 @@ mod tests {
     #[test]
     fn an_address_spends_its_burst_and_waits_without_hindering_others() {
         let clock = Clock::manual(0);
-        let limiter = RequestLimiter::new(60, clock.clone());
+        let limiter = RequestLimiter::new(60, 60, clock.clone());
         let address = |number: u32| IpAddr::from(number.to_be_bytes());
         clock.advance(MINUTE);
         (0..60).for_each(|_| assert_eq!(limiter.check(address(1)), Ok(())));
@@ -118,13 +119,13 @@ mod tests {
         assert_eq!(limiter.check(address(2)), Ok(()));
         clock.advance(Duration::from_secs(1));
         assert_eq!((limiter.check(address(1)), limiter.check(address(1))), (Ok(()), Err(1)));
-        assert_eq!(RequestLimiter::new(0, clock).check(address(1)), Ok(()));
+        assert_eq!(RequestLimiter::new(0, 1, clock).check(address(1)), Ok(()));
     }
 
     #[test]
     fn addresses_that_ask_no_more_are_forgotten() {
         let clock = Clock::manual(0);
-        let limiter = RequestLimiter::new(600, clock.clone());
+        let limiter = RequestLimiter::new(600, 600, clock.clone());
         for number in 0..20_000_u32 {
             clock.advance(Duration::from_micros(100));
             assert_eq!(limiter.check(IpAddr::from(number.to_be_bytes())), Ok(()));

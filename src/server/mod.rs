@@ -8,6 +8,7 @@ mod drain;
 mod gate;
 mod http;
 mod limiter;
+mod link;
 mod public;
 pub mod secrets;
 mod session;
@@ -71,6 +72,7 @@ struct App {
     server_id: String,
     server_key: ServerKey,
     request_limiter: RequestLimiter,
+    link_limiter: RequestLimiter,
     admin_token: AdminToken,
     /// The first message on every socket.
     server_info: Utf8Bytes,
@@ -105,8 +107,13 @@ impl Server {
             region: options.region,
         };
         let connections = &options.limits.connections;
-        let request_limiter =
-            RequestLimiter::new(connections.http_requests_per_minute, options.clock.clone());
+        let requests = connections.http_requests_per_minute;
+        let request_limiter = RequestLimiter::new(requests, requests, options.clock.clone());
+        let link_limiter = RequestLimiter::new(
+            connections.link_upgrades_per_minute,
+            connections.link_upgrade_burst,
+            options.clock.clone(),
+        );
         let app = Arc::new(App {
             gate: Gate::new(connections.max_connections, connections.max_connections_per_address),
             engine: options.engine,
@@ -117,6 +124,7 @@ impl Server {
             server_id,
             server_key: options.server_key,
             request_limiter,
+            link_limiter,
             admin_token: options.admin_token,
             server_info: encode(&info).into(),
         });

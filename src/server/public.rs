@@ -21,7 +21,7 @@ use super::drain::Token;
 use super::gate::client_address;
 use super::http::layers::{self, Numbering, REQUEST_ID};
 use super::http::{self, Failure, openapi};
-use super::{App, Peer, signalling, upgrade};
+use super::{App, Peer, link, signalling, upgrade};
 use crate::metrics::{Refusal, RefusalLabel};
 use crate::wire::directory::Health;
 use crate::wire::http::{ErrorBody, Problem, timestamp};
@@ -38,7 +38,10 @@ pub fn routes(app: Arc<App>, token: Token) -> Router {
         .merge(http::bootstrap::routes())
         .merge(http::turn::routes())
         .split_for_parts();
-    let directory = http::directory::routes().routes(routes!(root)).routes(routes!(health));
+    let directory = http::directory::routes()
+        .routes(routes!(root))
+        .routes(routes!(health))
+        .routes(routes!(link::healthz));
     let (directory, its_document) = directory.split_for_parts();
     document.merge(its_document);
     // Within CORS: whoever asks too often may read that it does, and preflights are no requests.
@@ -71,8 +74,11 @@ pub fn routes(app: Arc<App>, token: Token) -> Router {
         .with_state(app)
 }
 
-/// Existing clients use any path for their socket.
+/// Link has paths of its own; for signalling existing clients use any other.
 async fn upgrades(State(Upgrades { app, token }): State<Upgrades>, request: Request, next: Next) -> Response {
+    if let Some(endpoint) = link::endpoint(&request) {
+        return link::open(app, token, endpoint, request);
+    }
     if upgrade::is_asked(request.headers()) {
         return open_socket(app, token, request).await;
     }
@@ -119,9 +125,9 @@ async fn open_socket(app: Arc<App>, token: Token, request: Request) -> Response 
         Ok(permit) => permit,
         Err(reason) => return refuse(&app, reason),
     };
-    let config = signalling::config(&app.limits);
+    let largest = app.limits.connections.max_message_bytes;
     let session_app = app.clone();
-    let opened = upgrade::accept(request, config, move |socket| async move {
+    let opened = upgrade::accept(request, largest, move |socket| async move {
         signalling::serve(socket, session_app, address, token).await;
         drop(permit);
     });
@@ -135,7 +141,7 @@ fn refuse(app: &App, reason: Refusal) -> Response {
     app.metrics.refused.get_or_create(&RefusalLabel { reason }).inc();
     let (status, seconds, text) = match reason {
         Refusal::Address => (StatusCode::TOO_MANY_REQUESTS, 10, "Too many connections from this address"),
-        Refusal::Total | Refusal::BadUpgrade => (StatusCode::SERVICE_UNAVAILABLE, 5, "Too many connections"),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, 5, "Too many connections"),
     };
     let body = ErrorBody { error: text.into(), ..ErrorBody::default() };
     (status, [(RETRY_AFTER, HeaderValue::from(seconds))], Json(body)).into_response()

@@ -5,32 +5,21 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-
 use super::App;
 use super::drain::Token;
 use super::limiter::{Limiter, Verdict};
-use super::session::{Dialect, Incoming, Reaction, Session};
+use super::session::{Dialect, Incoming, Patience, Reaction, Rules, Session};
 use super::upgrade::Socket;
 use crate::engine::Engine;
 use crate::id::SocketId;
-use crate::limits::{Limits, READ_BUFFER_BYTES, WRITE_BUFFER_BYTES};
 use crate::live::outbox::Close;
 use crate::metrics::{Ending, EndingLabel, ErrorLabel, MessageLabel, Metrics};
 use crate::wire::Refusal;
 use crate::wire::signalling::{ClientMessage, ServerMessage, decode, encode};
 
 const RATE_LIMITED: Refusal = Refusal::of("rate_limited", "Rate limit exceeded. Please slow down.");
+const NOT_TEXT: Close = Close { code: 1007, reason: "text is not UTF-8", ending: Ending::NotText };
 const ABUSE: Close = Close { code: 1008, reason: "rate limit exceeded", ending: Ending::Abuse };
-
-pub fn config(limits: &Limits) -> WebSocketConfig {
-    let largest = limits.connections.max_message_bytes;
-    WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(WRITE_BUFFER_BYTES)
-        .max_message_size(Some(largest))
-        .max_frame_size(Some(largest))
-}
 
 /// One socket from its upgrade to its end.
 pub async fn serve(socket: Socket, app: Arc<App>, address: IpAddr, token: Token) {
@@ -43,11 +32,18 @@ pub async fn serve(socket: Socket, app: Arc<App>, address: IpAddr, token: Token)
         app: app.clone(),
     };
     let (limits, clock) = (&app.limits, app.clock.clone());
+    let rules = Rules {
+        ping_interval: limits.liveness.ping_interval,
+        patience: Patience::SinceFrame(limits.liveness.timeout),
+        first_message_within: Some(limits.connections.first_message_timeout),
+        silent: None,
+        not_text: NOT_TEXT,
+        shutdown: Close::SHUTDOWN,
+    };
     // Shutting down waits until the peer has read why, too.
     let _lingering = token.clone();
-    let session =
-        Session::new(socket, &joined.outbox, dialect, clock, token, &limits.connections, &limits.liveness);
-    let ended = session.run(app.server_info.clone()).await;
+    let session = Session::new(socket, &joined.outbox, dialect, clock, token, rules);
+    let ended = session.run(Some(app.server_info.clone())).await;
     app.metrics.ended.get_or_create(&EndingLabel { reason: ended.how }).inc();
     tracing::debug!(socket = joined.outbox.socket.0, how = ?ended.how, "a socket ended");
     // The id is free before the peer has read why.
@@ -71,6 +67,8 @@ struct Signalling {
 }
 
 impl Dialect for Signalling {
+    const ANSWERS: bool = true;
+
     fn handle(&mut self, message: Incoming) -> Reaction {
         let metrics = &self.app.metrics;
         match self.limiter.check() {
@@ -117,7 +115,7 @@ impl Signalling {
     ) -> Reaction {
         let metrics = self.app.metrics.clone();
         let asked = request(self.app.engine.clone(), self.socket);
-        Reaction::Later(Box::pin(async move { answer(&metrics, asked.await) }))
+        Reaction::Later(Box::pin(async move { Reaction::Answer(answer(&metrics, asked.await)) }))
     }
 }
 

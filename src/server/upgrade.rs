@@ -15,6 +15,8 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
+use crate::limits::{READ_BUFFER_BYTES, WRITE_BUFFER_BYTES};
+
 pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 /// Whether a request wants to become a WebSocket.
@@ -29,10 +31,15 @@ pub fn is_asked(headers: &HeaderMap) -> bool {
 /// Answers the handshake and runs `serve` on the socket in a task of its own; a malformed handshake is told why.
 pub fn accept<F: Future<Output = ()> + Send>(
     mut request: Request,
-    config: WebSocketConfig,
+    max_message_bytes: usize,
     serve: impl FnOnce(Socket) -> F + Send + 'static,
 ) -> Result<Response, String> {
     let response = create_response_with_body(&request, Body::empty).map_err(|error| error.to_string())?;
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
+        .max_message_size(Some(max_message_bytes))
+        .max_frame_size(Some(max_message_bytes));
     let upgrading = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         match upgrading.await {

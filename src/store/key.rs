@@ -5,7 +5,7 @@
 use sled::IVec;
 
 use crate::clock::Millis;
-use crate::id::{Kind, NodeId, PeerId, ServerId, SessionId};
+use crate::id::{Kind, LinkId, NodeId, PeerId, ServerId, SessionId};
 
 /// The expiry indexes: `end (u64, big-endian milliseconds) · kind (u8) · key`, with empty values. The first is swept as
 /// leases end; the second has what requests remove on their way, and is swept for what they have left.
@@ -25,7 +25,7 @@ const AMENDMENT: u8 = 1;
 /// What follows it in the keys of its further parts, before their number (u16, big-endian).
 const PART: u8 = 2;
 /// Names have no bytes below this one, so that what follows a name in a key can be told from it.
-const FIRST_OF_NAMES: u8 = b'!';
+const FIRST_OF_NAMES: u8 = b' ';
 
 /// A row that belongs to a lease beside its first one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,13 +42,14 @@ pub(super) const fn tree_name(kind: Kind) -> &'static str {
         Kind::Peer => "lease.peer",
         Kind::TurnSession => "lease.turn_session",
         Kind::Server => "lease.server",
+        Kind::Claim => "lease.claim",
     }
 }
 
 /// The index that names the leases of a kind.
 pub(super) const fn index_name(kind: Kind) -> &'static str {
     match kind {
-        Kind::Relay | Kind::Registration | Kind::TurnSession => INDEX,
+        Kind::Relay | Kind::Registration | Kind::TurnSession | Kind::Claim => INDEX,
         Kind::Peer | Kind::Server => ON_DEMAND,
     }
 }
@@ -81,6 +82,10 @@ impl LeaseKey {
         LeaseKey::named(Kind::Server, id.as_str())
     }
 
+    pub fn claim(id: &LinkId) -> LeaseKey {
+        LeaseKey::named(Kind::Claim, id.as_str())
+    }
+
     fn named(kind: Kind, name: &str) -> LeaseKey {
         LeaseKey { kind, bytes: name.as_bytes().into() }
     }
@@ -92,6 +97,11 @@ impl LeaseKey {
     /// The name, for kinds that are keyed by one: all but registrations.
     pub fn name(&self) -> Option<&str> {
         if self.kind == Kind::Registration { None } else { std::str::from_utf8(&self.bytes).ok() }
+    }
+
+    /// The server-id, for claims.
+    pub fn claimed(&self) -> Option<LinkId> {
+        if self.kind == Kind::Claim { self.name().and_then(LinkId::parse) } else { None }
     }
 
     /// The sequence number, for registrations.
@@ -118,6 +128,7 @@ impl LeaseKey {
             Kind::Peer => NodeId::parse(text).map(|id| LeaseKey::peer(&id)),
             Kind::TurnSession => SessionId::parse(text).map(|id| LeaseKey::turn_session(&id)),
             Kind::Server => ServerId::parse(text).map(|id| LeaseKey::server(&id)),
+            Kind::Claim => LinkId::parse(text).map(|id| LeaseKey::claim(&id)),
         }
     }
 
@@ -207,6 +218,7 @@ mod tests {
             LeaseKey::peer(&NodeId::parse("~12/3!").unwrap()),
             LeaseKey::turn_session(&SessionId::parse("a_b-C").unwrap()),
             LeaseKey::server(&ServerId::parse("ed25519:a/b=").unwrap()),
+            LeaseKey::claim(&LinkId::parse("my home").unwrap()),
         ] {
             assert_eq!(LeaseKey::parse(key.kind(), &key.text()), Some(key));
         }

@@ -14,9 +14,11 @@ use super::{OpenError, StoreError, apply, disk::Disk, guarded, open_sled};
 mod m0001;
 #[path = "../../migrations/0002_http_registries.rs"]
 mod m0002;
+#[path = "../../migrations/0003_claims.rs"]
+mod m0003;
 
 /// All steps, in order.
-pub(super) const STEPS: &[Migration] = &[m0001::MIGRATION, m0002::MIGRATION];
+pub(super) const STEPS: &[Migration] = &[m0001::MIGRATION, m0002::MIGRATION, m0003::MIGRATION];
 
 /// The schema that this version reads and writes.
 pub const SCHEMA: u32 = STEPS.len() as u32;

@@ -27,8 +27,8 @@ pub use migrate::{Migration, Plan, SCHEMA};
 pub use payloads::{DropRef, Pinned, Pins};
 pub use read::{Due, Folded, Index, Row};
 pub use record::{
-    Amendment, PeerRecord, PointRecord, RegistrationRecord, RelayRecord, Seen, ServerRecord, TurnRecord,
-    TurnSessionRecord, Undecodable,
+    Amendment, ClaimRecord, PeerRecord, PointRecord, RegistrationRecord, RelayRecord, Seen, ServerRecord,
+    TurnRecord, TurnSessionRecord, Undecodable,
 };
 
 use crate::id::Kind;
@@ -57,7 +57,7 @@ pub enum OpenError {
 
 impl OpenError {
     /// What the disk refuses is told apart from files that say nonsense: only the latter are damage.
-    fn of(path: &Path, error: StoreError) -> OpenError {
+    pub(crate) fn of(path: &Path, error: StoreError) -> OpenError {
         use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
         let path = path.to_owned();
         match error {

@@ -10,12 +10,12 @@ use sled::IVec;
 use super::changes::{Indexed, Rows};
 use super::key::{self, HELD, INDEX, LeaseKey, ON_DEMAND, Satellite};
 use super::record::{
-    self, Amendment, PeerRecord, Record, RegistrationRecord, RelayRecord, Seen, ServerRecord,
+    self, Amendment, ClaimRecord, PeerRecord, Record, RegistrationRecord, RelayRecord, Seen, ServerRecord,
     TurnSessionRecord, Undecodable,
 };
 use super::{Store, StoreError, guarded};
 use crate::clock::Millis;
-use crate::id::{Kind, NodeId, PeerId, ServerId, SessionId};
+use crate::id::{Kind, LinkId, NodeId, PeerId, ServerId, SessionId};
 
 /// A lease as its rows have it.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +47,10 @@ pub enum Row<'a> {
         id: ServerId,
         record: ServerRecord,
         indexed: Millis,
+    },
+    Claim {
+        id: LinkId,
+        record: ClaimRecord,
     },
 }
 
@@ -138,6 +142,10 @@ impl Raw {
                 let (record, indexed) = record::decode(self.value())?;
                 Ok(Row::Server { id, record, indexed })
             }
+            Kind::Claim => {
+                let id = self.id(LinkId::parse)?;
+                Ok(Row::Claim { id, record: record::decode(self.value())?.0 })
+            }
         }
     }
 
@@ -174,6 +182,7 @@ impl Row<'_> {
             Row::Registration { indexed, .. } | Row::Server { indexed, .. } => *indexed,
             Row::Peer { rows, .. } => rows.indexed.millis(),
             Row::TurnSession { record, .. } => record.end,
+            Row::Claim { record, .. } => record.until.unwrap_or(HELD),
         }
     }
 
@@ -184,6 +193,7 @@ impl Row<'_> {
             Row::Peer { record, seen, .. } => Some(seen.unwrap_or(record.seen).end),
             Row::TurnSession { record, .. } => Some(record.end),
             Row::Server { record, .. } => Some(record.seen.end),
+            Row::Claim { record, .. } => record.until,
             Row::Registration { record, amendment, .. } => {
                 let gone =
                     |pick: fn(&Amendment) -> &Vec<u16>| amendment.as_ref().map_or(0, |lost| pick(lost).len());

@@ -156,6 +156,16 @@ pub struct ServerRecord {
 
 impl Record for ServerRecord {}
 
+/// A claim of link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimRecord {
+    pub generation: u64,
+    /// When its grace ends; `None` while a binary holds it.
+    pub until: Option<Millis>,
+}
+
+impl Record for ClaimRecord {}
+
 fn codec() -> impl Options {
     bincode::DefaultOptions::new()
 }

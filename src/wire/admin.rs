@@ -33,6 +33,7 @@ pub struct Leases {
     pub peer: usize,
     pub turn_session: usize,
     pub server: usize,
+    pub claim: usize,
     pub points: usize,
     pub tokens: usize,
     pub dead_drop_bytes: u64,
@@ -64,6 +65,9 @@ pub struct ConnectionCounts {
     pub addresses: usize,
     /// Ids held.
     pub ids: usize,
+    /// Binaries connected, those in their grace left out.
+    pub binaries: usize,
+    pub phones: usize,
     pub unsent_bytes: usize,
 }
 
@@ -98,6 +102,35 @@ pub struct Swept {
     pub peer: usize,
     pub turn_session: usize,
     pub server: usize,
+    pub claim: usize,
+}
+
+/// `GET /admin/api/claims`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ClaimPage {
+    pub claims: Vec<Claim>,
+    /// Where to go on; absent on the last page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
+/// One claim of link and what lives by it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    pub server_id: String,
+    /// "held" or "grace".
+    pub state: String,
+    pub generation: u64,
+    /// When its grace ends; milliseconds since the Unix epoch; absent while a binary holds it.
+    pub ends: Option<u64>,
+    /// The same as time left, in milliseconds.
+    pub left_ms: Option<u64>,
+    /// The binary's socket.
+    pub socket: Option<u64>,
+    /// Phones attached.
+    pub phones: usize,
+    /// Bytes of phones' frames that wait for the binary.
+    pub waiting_bytes: usize,
 }
 
 /// `GET /admin/api/connections`.
@@ -110,6 +143,9 @@ pub struct Connections {
 pub struct Connection {
     pub socket: u64,
     pub address: String,
+    /// "peer", or "binary" or "phone" of link.
+    pub role: String,
+    /// The id that it holds; of a binary or a phone the server-id.
     pub id: Option<String>,
     pub age_seconds: u64,
     pub unsent_bytes: usize,

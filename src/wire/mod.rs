@@ -8,6 +8,7 @@ pub mod bootstrap;
 pub mod directory;
 pub mod fields;
 pub mod http;
+pub mod link;
 pub mod signalling;
 pub mod turn;
 

@@ -17,11 +17,11 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 
 use super::App;
-use crate::engine::{LeaseQuery, Unavailable};
-use crate::id::Kind;
+use crate::engine::{ClaimQuery, LeaseQuery, Unavailable};
+use crate::id::{Kind, LinkId};
 use crate::store::LeaseKey;
 use crate::wire::Refusal;
-use crate::wire::admin::{AdminError, Connections, Lease, LeasePage, Status, Swept};
+use crate::wire::admin::{AdminError, ClaimPage, Connections, Lease, LeasePage, Status, Swept};
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
@@ -32,6 +32,7 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/admin/api/status", get(status))
         .route("/admin/api/leases", get(leases))
         .route("/admin/api/leases/{kind}/{key}", get(lease))
+        .route("/admin/api/claims", get(claims))
         .route("/admin/api/sweep", post(sweep))
         .route("/admin/api/connections", get(connections))
         .fallback(async || Failure::new(StatusCode::NOT_FOUND, "not_found", "There is nothing here"))
@@ -89,6 +90,30 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
 async fn status(State(app): State<Arc<App>>) -> Answer<Status> {
     let (_, addresses) = app.gate.counts();
     Ok(Json(app.engine.status(addresses).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClaimParameters {
+    #[serde(default)]
+    prefix: String,
+    cursor: Option<String>,
+    limit: Option<usize>,
+}
+
+/// A page of link's claims. The cursor is a server-id.
+async fn claims(
+    State(app): State<Arc<App>>,
+    parameters: Result<Query<ClaimParameters>, axum::extract::rejection::QueryRejection>,
+) -> Answer<ClaimPage> {
+    let Query(parameters) = parameters.map_err(|error| bad_request(&error.body_text()))?;
+    let cursor = parameters.cursor.as_deref().filter(|cursor| !cursor.is_empty());
+    let after = cursor.map(|cursor| {
+        LinkId::parse(cursor).ok_or_else(|| bad_request("cursor is not one that was given here"))
+    });
+    let limit = parameters.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
+    let query = ClaimQuery { prefix: parameters.prefix, after: after.transpose()?, limit };
+    Ok(Json(app.engine.claims(query).await?))
 }
 
 #[derive(Deserialize)]

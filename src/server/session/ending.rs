@@ -1,0 +1,99 @@
+//! How a socket ends.
+//!
+//! Owns the close frame and the wait for the peer to read it. Must not know what was spoken.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
+
+use super::super::upgrade::Socket;
+use super::{Dialect, Session};
+use crate::live::outbox::Close;
+use crate::metrics::Ending;
+
+/// How long a close frame may take to go out, and the peer to answer it.
+pub(super) const CLOSING: Duration = Duration::from_secs(2);
+/// How long the rest of a refused message is read and thrown away, so that the close frame reaches its sender.
+const THROWING_AWAY: Duration = Duration::from_secs(10);
+
+/// How a socket is to end: without a close of ours, or with one.
+#[derive(Clone, Copy)]
+pub(super) enum Over {
+    Gone(Ending),
+    Close(Close),
+}
+
+/// How a socket has ended, and what is left of it while the peer reads its close frame.
+pub struct Ended {
+    pub how: Ending,
+    /// The close code of whoever closed first; `None` where nobody said one.
+    pub code: Option<u16>,
+    pub(super) closing: Option<Socket>,
+}
+
+impl Ended {
+    /// Waits for the peer's answer to the close. What is still arriving is read and thrown away: closing a connection
+    /// with unread input would take the close frame back from under way.
+    pub async fn linger(self) {
+        let Some(mut socket) = self.closing else { return };
+        if self.how == Ending::TooLarge || self.how == Ending::NotText {
+            let thrown_away = async {
+                let mut buffer = vec![0; 16 * 1024];
+                while let Ok(Ok(1..)) = timeout(CLOSING, socket.get_mut().read(&mut buffer)).await {}
+            };
+            // Whoever goes on sending for longer does not listen.
+            let _ = timeout(THROWING_AWAY, thrown_away).await;
+        } else {
+            let answered = async { while let Some(Ok(_)) = socket.next().await {} };
+            // A peer that does not answer the close is left all the same.
+            let _ = timeout(CLOSING, answered).await;
+        }
+    }
+}
+
+impl<D: Dialect> Session<'_, D> {
+    /// Sends a close instead of running.
+    pub async fn refuse(self, close: Close) -> Ended {
+        self.end(Over::Close(close)).await
+    }
+
+    pub(super) async fn shut_down(self) -> Ended {
+        let close = self.rules.shutdown;
+        self.end(Over::Close(close)).await
+    }
+
+    /// Sends what is queued and the close frame, where there is one to send: whoever closes first says it.
+    pub(super) async fn end(mut self, over: Over) -> Ended {
+        let close = match over {
+            Over::Close(close) if self.peer_code.is_none() => close,
+            Over::Close(Close { ending: how, .. }) | Over::Gone(how) => {
+                if self.peer_code.is_some() {
+                    // The answer to the peer's close; whether it still wants it does not matter.
+                    let _ = timeout(CLOSING, self.sink.flush()).await;
+                }
+                return Ended { how, code: self.peer_code, closing: None };
+            }
+        };
+        let closing = async {
+            if !matches!(close.ending, Ending::SlowConsumer | Ending::BacklogFull | Ending::Silent) {
+                while let Some(text) = self.outbox.next() {
+                    self.sink.feed(Message::Text(text)).await?;
+                }
+            }
+            if close.ending == Ending::Shutdown {
+                while let Some(text) = self.dialect.next() {
+                    self.sink.feed(Message::Text(text)).await?;
+                }
+            }
+            let frame = CloseFrame { code: close.code.into(), reason: Utf8Bytes::from_static(close.reason) };
+            self.sink.send(Message::Close(Some(frame))).await
+        };
+        let sent = timeout(CLOSING, closing).await;
+        let closing = if let Ok(Ok(())) = sent { self.stream.reunite(self.sink).ok() } else { None };
+        Ended { how: close.ending, code: Some(close.code), closing }
+    }
+}

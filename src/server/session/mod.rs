@@ -1,0 +1,368 @@
+//! One WebSocket, whatever is spoken on it: strict order, bounded output, liveness, and an orderly end.
+//!
+//! Owns the socket and everything about time on it. Handles one message at a time, reads a few ahead, feeds the answers
+//! of one wake-up and flushes once. Must not know what the messages mean: a `Dialect` does.
+
+mod dialect;
+mod ending;
+mod pulse;
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use tokio::sync::oneshot;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::protocol::Message;
+use tokio_tungstenite::tungstenite::{Bytes, Error, Utf8Bytes};
+
+use super::drain::Token;
+use super::upgrade::Socket;
+use crate::clock::{Clock, rest};
+use crate::live::outbox::{Close, Outbox};
+use crate::metrics::Ending;
+pub use dialect::{Dialect, Incoming, Later, Reaction, Rules};
+pub use ending::Ended;
+use ending::{CLOSING, Over};
+pub use pulse::Patience;
+use pulse::{Beat, Pulse};
+
+/// Messages read while an earlier one is being handled.
+const READ_AHEAD: usize = 16;
+/// Bytes of them at which no more are read.
+const READ_AHEAD_BYTES: usize = 64 * 1024;
+/// Frames read before what they caused is flushed: answers to pings count nowhere else.
+const FRAMES_PER_FLUSH: usize = 64;
+/// Unsent bytes at which a session sends and answers no more until the socket takes some.
+const ENOUGH_UNSENT: usize = 64 * 1024;
+
+const TOO_LARGE: Close = Close { code: 1009, reason: "message too large", ending: Ending::TooLarge };
+const BROKEN: Close = Close { code: 1002, reason: "protocol error", ending: Ending::Failed };
+const NO_FIRST_MESSAGE: Close =
+    Close { code: 1008, reason: "no message in time", ending: Ending::NoFirstMessage };
+
+pub struct Session<'a, D> {
+    sink: SplitSink<Socket, Message>,
+    stream: SplitStream<Socket>,
+    outbox: &'a Outbox,
+    dialect: D,
+    clock: Clock,
+    token: Token,
+    rules: Rules,
+    ahead: VecDeque<Incoming>,
+    ahead_bytes: usize,
+    /// Frames read since the last flush.
+    frames: usize,
+    in_flight: Option<Later>,
+    /// What came of it, waiting until the socket has taken what was fed before.
+    landed: Option<Reaction>,
+    /// Bytes fed to the socket and not yet flushed, and whether anything was fed.
+    fed: usize,
+    unflushed: bool,
+    /// Each with the number of the ping that asks.
+    probes: Vec<(u64, oneshot::Sender<()>)>,
+    pings: u64,
+    /// A ping is due and the socket took none.
+    ping_owed: bool,
+    pulse: Pulse,
+    /// The code of the peer's close frame.
+    peer_code: Option<u16>,
+    /// Nothing more is read, and this is how it ends once all that was read is handled.
+    over: Option<Over>,
+}
+
+impl<'a, D: Dialect> Session<'a, D> {
+    pub fn new(
+        socket: Socket,
+        outbox: &'a Outbox,
+        dialect: D,
+        clock: Clock,
+        token: Token,
+        rules: Rules,
+    ) -> Session<'a, D> {
+        let (sink, stream) = socket.split();
+        let Rules { ping_interval, patience, first_message_within, .. } = rules;
+        Session {
+            sink,
+            stream,
+            outbox,
+            dialect,
+            pulse: Pulse::new(clock.running(), ping_interval, patience, first_message_within),
+            clock,
+            token,
+            rules,
+            ahead: VecDeque::new(),
+            ahead_bytes: 0,
+            frames: 0,
+            in_flight: None,
+            landed: None,
+            fed: 0,
+            unflushed: false,
+            probes: Vec::new(),
+            pings: 0,
+            ping_owed: false,
+            peer_code: None,
+            over: None,
+        }
+    }
+
+    /// Until the socket has ended.
+    pub async fn run(mut self, greeting: Option<Utf8Bytes>) -> Ended {
+        // Set once the daemon ends: whoever does not take its answers is not waited for.
+        let mut patience: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
+        let mut alarm = Box::pin(sleep_until(self.clock.clone(), self.pulse.deadline()));
+        if let Some(greeting) = greeting
+            && self.feed_text(greeting).await.is_err()
+        {
+            return self.end(Over::Gone(Ending::Failed)).await;
+        }
+        loop {
+            if let Err(close) = self.work().await {
+                return self.end(Over::Close(close)).await;
+            }
+            let stopping = patience.is_some();
+            if self.is_idle() {
+                match self.over {
+                    Some(over) => return self.end(over).await,
+                    None if stopping => return self.shut_down().await,
+                    None => {}
+                }
+            }
+            let may_read =
+                !self.is_ahead() && self.frames < FRAMES_PER_FLUSH && !stopping && self.over.is_none();
+            tokio::select! {
+                biased;
+                reaction = async { self.in_flight.as_mut().expect("checked by the guard").await }, if self.in_flight.is_some() => {
+                    self.in_flight = None;
+                    self.landed = Some(reaction);
+                }
+                () = self.outbox.woken() => {
+                    let taken = self.outbox.take();
+                    if let Some(close) = taken.close {
+                        return self.end(Over::Close(close)).await;
+                    }
+                    if !taken.probes.is_empty() && self.probe(taken.probes).is_err() {
+                        self.over(Over::Gone(Ending::Failed));
+                    }
+                }
+                frame = self.stream.next(), if may_read => if let Err(over) = self.received(frame) {
+                    self.over(over);
+                },
+                flushed = self.sink.flush(), if self.unflushed => {
+                    self.outbox.sent(std::mem::take(&mut self.fed));
+                    (self.unflushed, self.frames) = (false, 0);
+                    if flushed.is_err() || self.catch_up_on_ping().is_err() {
+                        self.over(Over::Gone(Ending::Failed));
+                    }
+                }
+                () = alarm.as_mut() => {
+                    match self.pulse.beat(self.clock.running()) {
+                        // It is this side that does not read.
+                        Beat::Dead if self.is_ahead() || self.over.is_some() => self.pulse.heard(self.clock.running()),
+                        Beat::Dead => return match self.rules.silent {
+                            Some(close) => self.end(Over::Close(close)).await,
+                            None => self.end(Over::Gone(Ending::Silent)).await,
+                        },
+                        Beat::NoFirstMessage => return self.end(Over::Close(NO_FIRST_MESSAGE)).await,
+                        Beat::Ping => if self.ping().is_err() {
+                            self.over(Over::Gone(Ending::Failed));
+                        },
+                        Beat::Nothing => {}
+                    }
+                    alarm.set(sleep_until(self.clock.clone(), self.pulse.deadline()));
+                }
+                () = self.token.stopped(), if !stopping => patience = Some(Box::pin(rest(CLOSING))),
+                () = async { patience.as_mut().expect("checked by the guard").await }, if stopping => {
+                    return self.shut_down().await;
+                }
+            }
+        }
+    }
+
+    /// Handles what was read, one message at a time, and feeds what others have sent. Only while little is unsent: then
+    /// feeding never waits for the socket, and whatever else concerns it is not held up.
+    async fn work(&mut self) -> Result<(), Close> {
+        while self.may_feed()
+            && let Some(text) = self.outbox.next()
+        {
+            let bytes = text.len();
+            self.feed(Message::Text(text)).await.map_err(failed)?;
+            self.fed += bytes;
+        }
+        while self.may_feed()
+            && let Some(text) = self.dialect.next()
+        {
+            self.feed_text(text).await.map_err(failed)?;
+        }
+        if self.fed < ENOUGH_UNSENT
+            && let Some(reaction) = self.landed.take()
+        {
+            self.react(reaction).await?;
+        }
+        while self.in_flight.is_none()
+            && self.landed.is_none()
+            && (self.fed < ENOUGH_UNSENT || !D::ANSWERS)
+            && let Some(message) = self.ahead.pop_front()
+        {
+            self.ahead_bytes -= message.as_ref().map_or(0, |text| text.len());
+            let reaction = self.dialect.handle(message);
+            self.react(reaction).await?;
+        }
+        // The last word is said when everything before it is on its way.
+        if self.fed == 0
+            && let Some(close) = self.outbox.last_word()
+        {
+            return Err(close);
+        }
+        Ok(())
+    }
+
+    async fn react(&mut self, mut reaction: Reaction) -> Result<(), Close> {
+        loop {
+            match reaction {
+                Reaction::Nothing => return Ok(()),
+                Reaction::Answer(answer) => return self.feed_text(answer.into()).await.map_err(failed),
+                Reaction::Close(close) => return Err(close),
+                Reaction::Later(mut later) => match later.as_mut().now_or_never() {
+                    Some(at_once) => reaction = at_once,
+                    None => {
+                        self.in_flight = Some(later);
+                        return Ok(());
+                    }
+                },
+            }
+        }
+    }
+
+    fn may_feed(&self) -> bool {
+        self.fed < ENOUGH_UNSENT && self.over.is_none()
+    }
+
+    async fn feed_text(&mut self, text: Utf8Bytes) -> Result<(), Error> {
+        let bytes = text.len();
+        self.outbox.count(bytes);
+        self.fed += bytes;
+        self.feed(Message::Text(text)).await
+    }
+
+    async fn feed(&mut self, message: Message) -> Result<(), Error> {
+        self.unflushed = true;
+        self.sink.feed(message).await
+    }
+
+    /// Asks the peer for a sign of life; when so much is unread that no pong could be seen, the peer is alive and it is
+    /// this side that is behind.
+    fn probe(&mut self, probes: Vec<oneshot::Sender<()>>) -> Result<(), Error> {
+        if self.over.is_some() {
+            return Ok(());
+        }
+        self.probes.extend(probes.into_iter().map(|probe| (self.pings + 1, probe)));
+        if self.is_ahead() {
+            self.answer_probes(u64::MAX);
+            return Ok(());
+        }
+        self.ping()
+    }
+
+    /// Whether so much was read and not handled that reading stops.
+    fn is_ahead(&self) -> bool {
+        self.ahead.len() >= READ_AHEAD || self.ahead_bytes >= READ_AHEAD_BYTES
+    }
+
+    /// Whether everything that was read is handled.
+    fn is_idle(&self) -> bool {
+        self.in_flight.is_none() && self.landed.is_none() && self.ahead.is_empty()
+    }
+
+    /// While the socket takes nothing, a ping would only wait behind the rest, and time on this socket with it: it is owed.
+    fn ping(&mut self) -> Result<(), Error> {
+        self.unflushed = true;
+        let number = self.pings + 1;
+        let ping = Message::Ping(Bytes::copy_from_slice(&number.to_be_bytes()));
+        let fed = self.sink.feed(ping).now_or_never();
+        self.ping_owed = fed.is_none();
+        if fed.is_some() {
+            self.pings = number;
+        }
+        fed.unwrap_or(Ok(()))
+    }
+
+    fn catch_up_on_ping(&mut self) -> Result<(), Error> {
+        if self.ping_owed {
+            self.pulse.pinged_late(self.clock.running());
+            self.ping()?;
+        }
+        Ok(())
+    }
+
+    /// Answers those who asked up to this ping. Other frames do not answer: they may have been under way for longer.
+    fn answer_probes(&mut self, ping: u64) {
+        for (_, probe) in self.probes.extract_if(.., |(number, _)| *number <= ping) {
+            // Whoever asked may have stopped waiting.
+            let _ = probe.send(());
+        }
+    }
+
+    /// One frame or the end of them.
+    fn received(&mut self, frame: Option<Result<Message, Error>>) -> Result<(), Over> {
+        let message = match frame {
+            Some(Ok(message)) => message,
+            Some(Err(Error::Capacity(_))) => return Err(Over::Close(TOO_LARGE)),
+            Some(Err(Error::Utf8(_))) => return Err(Over::Close(self.rules.not_text)),
+            Some(Err(Error::Protocol(error))) if error != ProtocolError::ResetWithoutClosingHandshake => {
+                return Err(Over::Close(BROKEN));
+            }
+            None | Some(Err(_)) => return Err(Over::Gone(Ending::Closed)),
+        };
+        self.pulse.heard(self.clock.running());
+        if self.unflushed {
+            self.frames += 1;
+        }
+        let incoming = match message {
+            Message::Text(text) => Some(text),
+            Message::Binary(bytes) => Utf8Bytes::try_from(bytes).ok(),
+            Message::Pong(payload) => {
+                if let Ok(number) = payload.as_ref().try_into() {
+                    self.answer_probes(u64::from_be_bytes(number));
+                }
+                return Ok(());
+            }
+            Message::Close(frame) => {
+                // Answered by tungstenite with the next flush or read, as pings are.
+                self.peer_code = Some(frame.map_or(GOING_AWAY, |frame| frame.code.into()));
+                self.unflushed = true;
+                return Ok(());
+            }
+            Message::Ping(_) | Message::Frame(_) => {
+                self.unflushed = true;
+                return Ok(());
+            }
+        };
+        self.pulse.heard_message();
+        self.ahead_bytes += incoming.as_ref().map_or(0, |text| text.len());
+        self.ahead.push_back(incoming);
+        Ok(())
+    }
+
+    /// Nothing more is to be read. The first end counts.
+    fn over(&mut self, over: Over) {
+        if D::ANSWERS {
+            self.ahead.clear();
+            (self.in_flight, self.landed) = (None, None);
+        }
+        self.over.get_or_insert(over);
+    }
+}
+
+/// What a close without a code means.
+const GOING_AWAY: u16 = 1001;
+
+fn failed(_: Error) -> Close {
+    Close { ending: Ending::Failed, ..BROKEN }
+}
+
+async fn sleep_until(clock: Clock, deadline: Duration) {
+    clock.sleep_until(deadline).await;
+}
