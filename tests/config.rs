@@ -207,10 +207,10 @@ fn every_fault_is_told_at_once_with_its_source() {
         r#"waypost.toml: rendezvous.max_points: expected a whole number from 0 to 9223372036854775807, found string "50""#,
         r#"flag --set: rendezvous.max_tokens: expected a whole number from 0 to 9223372036854775807, found string "-1""#,
         r#"flag --set: rendezvous.max_stored_bytes: expected a whole number from 0 to 9223372036854775807, found string "18446744073709551615""#,
-        "waypost.toml: limits.mesages_per_minute: unknown key, expected one of max_connections, max_connections_per_address, messages_per_minute, max_message_bytes, first_message_timeout, outbox_bytes, outbox_total_bytes, http_requests_per_minute",
-        "environment variable WAYPOST_NOPE__X: nope: unknown section, expected one of directory, drain, limits, liveness, log, peers, relays, rendezvous, server, sweep, turn",
+        "waypost.toml: limits.mesages_per_minute: unknown key, expected one of max_connections, max_connections_per_address, messages_per_minute, max_message_bytes, first_message_timeout, outbox_bytes, outbox_total_bytes, http_requests_per_minute, link_upgrades_per_minute, link_upgrade_burst",
+        "environment variable WAYPOST_NOPE__X: nope: unknown section, expected one of directory, drain, limits, link, liveness, log, peers, relays, rendezvous, server, sweep, turn",
         "environment variable WAYPOST_RELAYS__NOPE: relays.nope: unknown key, expected one of restart_grace",
-        "waypost.toml: rendezvuos: unknown section, expected one of directory, drain, limits, liveness, log, peers, relays, rendezvous, server, sweep, turn",
+        "waypost.toml: rendezvuos: unknown section, expected one of directory, drain, limits, link, liveness, log, peers, relays, rendezvous, server, sweep, turn",
         "waypost.toml: sweep: expected a section, found signed int `5`",
     ];
     assert_eq!(load(&sources).unwrap_err(), expected);

@@ -30,20 +30,22 @@ async fn silent(daemon: &TestDaemon) -> RawTcp {
     socket
 }
 
-const PING_FRAME: Option<(u8, Vec<u8>)> = Some((9, Vec::new()));
+fn is_ping(frame: &Option<(u8, Vec<u8>)>) -> bool {
+    matches!(frame, Some((9, _)))
+}
 
 #[tokio::test]
 async fn a_socket_is_pinged_every_30_seconds_and_dropped_after_60_of_silence() {
     let daemon = TestDaemon::start().await;
     let mut socket = silent(&daemon).await;
     daemon.advance(30 * SECOND);
-    assert_eq!(socket.frame().await, PING_FRAME);
+    assert!(is_ping(&socket.frame().await));
     daemon.advance(30 * SECOND - Duration::from_millis(1));
     // It is still here: it is heard, and so lives another minute.
     socket.send_json(ping()).await;
     assert_eq!(socket.hear().await, pong());
     daemon.advance(Duration::from_millis(1));
-    assert_eq!(socket.frame().await, PING_FRAME);
+    assert!(is_ping(&socket.frame().await));
     daemon.advance(60 * SECOND);
     assert_eq!(socket.frame().await, None, "dropped without a word");
     daemon.until_metric("waypost_connections_ended_total{reason=\"silent\"}", 1.0).await;
@@ -58,7 +60,7 @@ async fn any_frame_counts_as_life() {
         [(10, ""), (9, "x"), (1, "not json"), (2, "{"), (0xa, "pong"), (1, r#"{"type":"ping"}"#)]
     {
         daemon.advance(30 * SECOND);
-        assert_eq!(socket.frame().await, PING_FRAME, "before {payload:?}");
+        assert!(is_ping(&socket.frame().await), "before {payload:?}");
         socket.send(opcode, payload.as_bytes()).await;
         // The answer to the next one shows that this one has arrived.
         socket.send(9, b"arrived").await;

@@ -98,7 +98,7 @@ async fn what_is_in_flight_is_answered_before_the_close() {
     let mut newcomer = connect(daemon.public).await;
     newcomer.send_json(&json!({"type": "register", "peerId": "alice"})).await.unwrap();
     newcomer.send_json(&json!({"type": "ping"})).await.unwrap();
-    assert_eq!(holder.frame().await, Some((9, Vec::new())));
+    assert!(matches!(holder.frame().await, Some((9, _))));
     daemon.signal("TERM");
     let answer = hear(&mut newcomer).await;
     assert!(answer["type"] == "registered" || answer["type"] == "error", "{answer}");

@@ -170,12 +170,14 @@ impl Engine {
         Err(in_use)
     }
 
-    /// Pings a socket and waits for its pong; one that ends meanwhile is not alive.
+    /// Pings a socket and waits for its pong, or for any other frame if there is none. One that ends meanwhile is not
+    /// alive.
     pub(super) async fn is_alive(&self, holder: &Outbox, patience: Duration) -> bool {
+        let before = holder.heard();
         let answer = holder.probe();
         tokio::select! {
             heard = answer => heard.is_ok(),
-            () = self.0.clock.sleep(patience) => false,
+            () = self.0.clock.sleep(patience) => holder.heard() != before,
         }
     }
 }

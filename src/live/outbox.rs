@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -87,6 +87,8 @@ pub struct Outbox {
     queue: Mutex<Queue>,
     wake: Notify,
     unsent: AtomicUsize,
+    /// Frames read from the socket.
+    heard: AtomicU64,
     budget: Arc<Budget>,
 }
 
@@ -125,6 +127,7 @@ impl Outbox {
             queue: Mutex::default(),
             wake: Notify::new(),
             unsent: AtomicUsize::new(0),
+            heard: AtomicU64::new(0),
             budget,
         })
     }
@@ -190,12 +193,22 @@ impl Outbox {
         answer
     }
 
+    /// How many frames the socket has sent.
+    pub fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
+    }
+
     /// Bytes queued or handed to the socket and not yet taken by it.
     pub fn unsent(&self) -> usize {
         self.unsent.load(Ordering::Relaxed)
     }
 
     // The session's side.
+
+    /// A frame has come.
+    pub fn hear(&self) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
+    }
 
     /// Until something was queued, told or asked since the last call.
     pub async fn woken(&self) {

@@ -159,8 +159,7 @@ impl<'a, D: Dialect> Session<'a, D> {
                 }
                 () = alarm.as_mut() => {
                     match self.pulse.beat(self.clock.running()) {
-                        // It is this side that does not read.
-                        Beat::Dead if self.is_ahead() || self.over.is_some() => self.pulse.heard(self.clock.running()),
+                        Beat::Dead if self.is_held_up() => self.pulse.heard(self.clock.running()),
                         Beat::Dead => return match self.rules.silent {
                             Some(close) => self.end(Over::Close(close)).await,
                             None => self.end(Over::Gone(Ending::Silent)).await,
@@ -271,6 +270,12 @@ impl<'a, D: Dialect> Session<'a, D> {
         self.ahead.len() >= READ_AHEAD || self.ahead_bytes >= READ_AHEAD_BYTES
     }
 
+    /// Whether it is this side that does not read, because others have to take first what was read. A peer that does not
+    /// take its own answers is none of that.
+    fn is_held_up(&self) -> bool {
+        !D::ANSWERS && (self.is_ahead() || self.over.is_some())
+    }
+
     /// Whether everything that was read is handled.
     fn is_idle(&self) -> bool {
         self.in_flight.is_none() && self.landed.is_none() && self.ahead.is_empty()
@@ -297,7 +302,8 @@ impl<'a, D: Dialect> Session<'a, D> {
         Ok(())
     }
 
-    /// Answers those who asked up to this ping. Other frames do not answer: they may have been under way for longer.
+    /// Answers those who asked up to this ping. Other frames do not answer: they may have
+    /// been under way for longer, with the end of the connection behind them.
     fn answer_probes(&mut self, ping: u64) {
         for (_, probe) in self.probes.extract_if(.., |(number, _)| *number <= ping) {
             // Whoever asked may have stopped waiting.
@@ -317,6 +323,7 @@ impl<'a, D: Dialect> Session<'a, D> {
             None | Some(Err(_)) => return Err(Over::Gone(Ending::Closed)),
         };
         self.pulse.heard(self.clock.running());
+        self.outbox.hear();
         if self.unflushed {
             self.frames += 1;
         }
