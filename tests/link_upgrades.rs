@@ -58,7 +58,10 @@ async fn a_header_that_is_missing_empty_too_long_or_not_printable_is_400_and_tou
     assert_eq!(claims(&daemon).await, []);
     let metrics = daemon.admin().metrics().await.unwrap();
     let bad_header = |endpoint: &str| {
-        metric(&metrics, &format!("waypost_link_upgrades_total{{endpoint=\"{endpoint}\",outcome=\"bad_header\"}}"))
+        metric(
+            &metrics,
+            &format!("waypost_link_upgrades_total{{endpoint=\"{endpoint}\",outcome=\"bad_header\"}}"),
+        )
     };
     assert_eq!((bad_header("server"), bad_header("client")), (18.0, 12.0));
     assert_eq!(daemon.status().await.store.rows, 0, "no state was touched");
@@ -205,7 +208,9 @@ async fn the_admin_endpoint_shows_claims_page_by_page() {
     let all = claims(&daemon).await;
     let shown: Vec<_> = all
         .iter()
-        .map(|claim| (claim.server_id.as_str(), claim.state.as_str(), claim.generation, claim.left_ms, claim.phones))
+        .map(|claim| {
+            (claim.server_id.as_str(), claim.state.as_str(), claim.generation, claim.left_ms, claim.phones)
+        })
         .collect();
     assert_eq!(shown, [("away", "grace", 2, Some(20_000), 0), (HOME, "held", 1, None, 1)]);
     assert_eq!((all[0].ends, all[0].socket), (Some(daemon::BEGINNING + 30_000), None));
@@ -216,7 +221,10 @@ async fn the_admin_endpoint_shows_claims_page_by_page() {
     assert_eq!(admin.claims(Some("h"), None, None).await.unwrap().claims.len(), 1);
 
     let lease = admin.lease("claim", "away").await.unwrap().unwrap();
-    assert_eq!((lease.ends, lease.record["state"].as_str()), (Some(daemon::BEGINNING + 30_000), Some("grace")));
+    assert_eq!(
+        (lease.ends, lease.record["state"].as_str()),
+        (Some(daemon::BEGINNING + 30_000), Some("grace"))
+    );
     let sockets = admin.connections().await.unwrap().connections;
     let roles: HashMap<_, _> = sockets.iter().map(|it| (it.role.as_str(), it.id.as_deref())).collect();
     assert_eq!(roles, HashMap::from([("binary", Some(HOME)), ("phone", Some(HOME))]));

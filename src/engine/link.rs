@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use super::{Core, Effect, Engine, Promise, Turn, Unavailable};
 use crate::clock::Millis;
 use crate::id::{ConnId, Generation, LinkId, SocketId};
-use crate::live::link::{Attached, Slot};
+use crate::live::link::{Attached, Holding, Slot};
 use crate::live::outbox::{Close, Outbox};
 use crate::registry::Registries;
 use crate::registry::claims::{Found, State, Taken};
@@ -149,7 +149,9 @@ impl Turn<'_> {
                 self.effects.extend(phones.into_iter().map(|phone| Effect::Close(phone, Close::RECLAIMED)));
             }
         }
-        let (slot, replaced) = self.core.links.hold(id, claimed.generation, newcomer);
+        let afresh = claimed.found != Found::Standing;
+        let holding = Holding { id: id.clone(), generation: claimed.generation, afresh };
+        let (slot, replaced) = self.core.links.hold(holding, newcomer);
         if let Some(replaced) = replaced {
             self.metrics.takeovers.inc();
             self.effects.push(Effect::Close(replaced, Close::HEARTBEAT_TIMEOUT));
@@ -157,18 +159,30 @@ impl Turn<'_> {
         Ok(Held { slot, generation: claimed.generation })
     }
 
-    /// A socket has ended: deferred release of what it held.
+    /// A socket has ended: deferred release of what it held. A claim that was refused in the end, as its flush failed, arms
+    /// none.
     pub(super) fn leave_link(&mut self, socket: SocketId) {
-        if let Some((id, generation)) = self.core.links.leave(socket)
-            && !self.core.draining
-        {
-            self.core.registries.claims.release(self.now, &id, generation, self.changes);
+        let Some((Holding { id, generation, afresh }, opened)) = self.core.links.leave(socket) else {
+            return;
+        };
+        if self.core.draining {
+            return;
+        }
+        let claims = &mut self.core.registries.claims;
+        if opened || !afresh {
+            claims.release(self.now, &id, generation, self.changes);
+        } else if claims.withdraw(&id, generation, self.changes) {
+            self.end_slot(&id);
         }
     }
 
     /// A grace is over.
     pub(super) fn end_link(&mut self, id: &LinkId) {
         self.metrics.graces_ended.inc();
+        self.end_slot(id);
+    }
+
+    fn end_slot(&mut self, id: &LinkId) {
         let phones = self.core.links.end(id);
         self.effects.extend(phones.into_iter().map(|phone| Effect::Close(phone, Close::GRACE_ENDED)));
     }

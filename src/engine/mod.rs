@@ -281,8 +281,8 @@ impl Engine {
         self.join_with(address, Ceiling { bytes, full: Close::SLOW_CONSUMER })
     }
 
-    /// As [`Engine::join`], for a binary or a phone of link.
-    pub fn join_link(&self, address: IpAddr) -> Joined {
+    /// As [`Engine::join`], for a phone of link.
+    pub fn join_phone(&self, address: IpAddr) -> Joined {
         let bytes = self.0.limits.link.phone_queue_bytes;
         self.join_with(address, Ceiling { bytes, full: Close::BACKLOG_FULL })
     }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::outbox::{Budget, Close, Outbox};
+use super::outbox::{Budget, Outbox};
 use crate::id::{Generation, PeerId, SocketId, TokenDigest};
 
 #[derive(Default)]
@@ -164,7 +164,7 @@ impl Hub {
             return;
         }
         if let Some(slowest) = open.into_iter().max_by_key(|outbox| outbox.unsent()) {
-            slowest.close(Close::SLOW_CONSUMER);
+            slowest.close_as_full();
         }
     }
 }
@@ -174,7 +174,7 @@ mod tests {
     use std::net::IpAddr;
     use std::time::Duration;
 
-    use super::super::outbox::Ceiling;
+    use super::super::outbox::{Ceiling, Close};
     use super::*;
     use crate::metrics::Metrics;
 

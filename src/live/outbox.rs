@@ -170,6 +170,11 @@ impl Outbox {
         self.wake.notify_one();
     }
 
+    /// Closes the socket as one that has too much queued.
+    pub fn close_as_full(&self) {
+        self.close(self.ceiling.full);
+    }
+
     /// Tells the session to close once the socket has taken all that is queued; nothing is queued any more.
     pub fn close_after_sending(&self, close: Close) {
         self.lock().last_word.get_or_insert(close);

@@ -5,8 +5,8 @@
 //! | state | claim | release(g) | end of grace | restart |
 //! |---|---|---|---|---|
 //! | Free | Held(new g) | | | |
-//! | Held(g) | refused; if g was found silent: Held(new g) | Grace(g, now + grace) | | Grace(g, now + grace) |
-//! | Grace(g, until) | Held(new g) | | Free | Grace(g, until, or a little longer) |
+//! | Held(g) | refused; if g was found silent: Held(new g) | Grace(g, now + grace); withdrawn: Free | | Grace(g, now + grace) |
+//! | Grace(g, until) | Held(new g) | | Free | Grace(g, until, but neither too short nor longer than a full one) |
 //!
 //! What a transition names by another generation does nothing. Free is no entry at all.
 
@@ -150,6 +150,17 @@ impl Claims {
         releases
     }
 
+    /// A claim of a free id that came to nothing: it is free again. Tells whether it was held so until now.
+    pub fn withdraw(&mut self, id: &LinkId, generation: Generation, changes: &mut Changes) -> bool {
+        let held = Claim { generation, state: State::Held };
+        let withdraws = self.claims.get(id) == Some(&held);
+        if withdraws {
+            changes.remove(&LeaseKey::claim(id), held.indexed());
+            self.claims.remove(id);
+        }
+        withdraws
+    }
+
     /// Frees an id whose grace is over.
     pub fn expire(&mut self, id: &LinkId, now: Millis, changes: &mut Changes) -> Expired {
         match self.claims.get(id) {
@@ -170,7 +181,8 @@ impl Claims {
         for (id, claim) in all {
             let until = match claim.state {
                 State::Held => full,
-                State::Grace { until } => until.max(now.saturating_add(least)),
+                // No longer than a full one either: the wall clock may have been set back, or the grace shortened.
+                State::Grace { until } => until.clamp(now.saturating_add(least), full),
             };
             let kept = Claim { state: State::Grace { until }, ..claim };
             if kept != claim {

@@ -81,6 +81,11 @@ impl TestDaemon {
     /// [`TestDaemon::stop`], and a new start on the same data.
     pub async fn restart(&mut self, sockets: impl IntoIterator<Item = RawSocket>) {
         self.stop(sockets).await;
+        self.start_again().await;
+    }
+
+    /// On the same data, after [`TestDaemon::stop`].
+    pub async fn start_again(&mut self) {
         self.bind().await;
     }
 

@@ -68,8 +68,7 @@ pub async fn phone(daemon: &TestDaemon, id: &str) -> RawSocket {
 /// A binary, or a phone, that answers nothing by itself.
 pub async fn mute(daemon: &TestDaemon, path: &str, id: &str) -> RawTcp {
     let before = daemon.status().await.connections;
-    let headers =
-        format!("X-Pyrycode-Server: {id}\r\nX-Pyrycode-Version: 1\r\nUser-Agent: test\r\n");
+    let headers = format!("X-Pyrycode-Server: {id}\r\nX-Pyrycode-Version: 1\r\nUser-Agent: test\r\n");
     let socket = RawTcp::open(daemon.addresses().public, path, &headers).await;
     assert_eq!(socket.status(), 101);
     let connected = |status: &waypost::wire::admin::Status| {

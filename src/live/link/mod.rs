@@ -40,11 +40,20 @@ pub enum Role {
     Phone,
 }
 
+/// What a binary's socket holds.
+#[derive(Clone, Debug)]
+pub struct Holding {
+    pub id: LinkId,
+    pub generation: Generation,
+    /// Whether nobody stood to the id when it was claimed, phones neither.
+    pub afresh: bool,
+}
+
 /// The slots, one for each claim that a socket has had to do with.
 pub struct Links {
     slots: HashMap<LinkId, Arc<Slot>>,
     /// The binaries' sockets and what each holds.
-    holders: HashMap<SocketId, (LinkId, Generation)>,
+    holders: HashMap<SocketId, Holding>,
     max_phones: usize,
     evict_on_reclaim: bool,
     budget: Arc<Budget>,
@@ -66,22 +75,18 @@ impl Links {
 
     /// The slot of a claim that stands, also while its binary is away.
     fn slot(&mut self, id: &LinkId) -> &Arc<Slot> {
-        self.slots.entry(id.clone()).or_insert_with(|| {
-            Arc::new(Slot::new(self.max_phones, self.budget.clone(), self.metrics.clone()))
-        })
+        self.slots
+            .entry(id.clone())
+            .or_insert_with(|| Arc::new(Slot::new(self.max_phones, self.budget.clone(), &self.metrics)))
     }
 
     /// Makes a socket the holder of an id. Frames flow once it has opened the slot. The socket that it replaces is told so
     /// by the caller.
-    pub fn hold(
-        &mut self,
-        id: &LinkId,
-        generation: Generation,
-        outbox: Arc<Outbox>,
-    ) -> (Arc<Slot>, Option<Arc<Outbox>>) {
-        self.holders.insert(outbox.socket, (id.clone(), generation));
-        let slot = self.slot(id).clone();
+    pub fn hold(&mut self, holding: Holding, outbox: Arc<Outbox>) -> (Arc<Slot>, Option<Arc<Outbox>>) {
+        let slot = self.slot(&holding.id).clone();
+        let (socket, generation) = (outbox.socket, holding.generation);
         let replaced = slot.hold(generation, outbox);
+        self.holders.insert(socket, holding);
         if let Some(replaced) = &replaced {
             self.holders.remove(&replaced.socket);
         }
@@ -98,13 +103,12 @@ impl Links {
         Slot::attach(self.slot(id), conn_id, outbox)
     }
 
-    /// A socket has ended. What it held until now is returned; a holder that was replaced held nothing.
-    pub fn leave(&mut self, socket: SocketId) -> Option<(LinkId, Generation)> {
-        let (id, generation) = self.holders.remove(&socket)?;
-        if let Some(slot) = self.slots.get(&id) {
-            slot.vacate(generation);
-        }
-        Some((id, generation))
+    /// A socket has ended. What it held until now is returned, and whether it came to open the slot; a holder that was
+    /// replaced held nothing.
+    pub fn leave(&mut self, socket: SocketId) -> Option<(Holding, bool)> {
+        let holding = self.holders.remove(&socket)?;
+        let opened = self.slots.get(&holding.id).is_some_and(|slot| slot.vacate(holding.generation));
+        Some((holding, opened))
     }
 
     /// The binary is back: phones that are not to stay are for the caller to close.
@@ -133,7 +137,7 @@ impl Links {
         for (id, slot) in &self.slots {
             roles.extend(slot.phone_sockets().into_iter().map(|socket| (socket, (Role::Phone, id))));
         }
-        roles.extend(self.holders.iter().map(|(socket, (id, _))| (*socket, (Role::Binary, id))));
+        roles.extend(self.holders.iter().map(|(socket, holding)| (*socket, (Role::Binary, &holding.id))));
         roles
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
@@ -22,7 +23,9 @@ const GOING_AWAY: u16 = 1001;
 pub struct Slot {
     max_phones: usize,
     budget: Arc<Budget>,
-    metrics: Arc<Metrics>,
+    /// Frames forwarded.
+    to_binary: Counter,
+    to_phone: Counter,
     inner: Mutex<Inner>,
 }
 
@@ -107,8 +110,10 @@ impl Drop for Attached {
 }
 
 impl Slot {
-    pub(super) fn new(max_phones: usize, budget: Arc<Budget>, metrics: Arc<Metrics>) -> Slot {
-        Slot { max_phones, budget, metrics, inner: Mutex::default() }
+    pub(super) fn new(max_phones: usize, budget: Arc<Budget>, metrics: &Metrics) -> Slot {
+        let counter = |direction| metrics.frames.get_or_create(&DirectionLabel { direction }).clone();
+        let (to_binary, to_phone) = (counter(Direction::ToBinary), counter(Direction::ToPhone));
+        Slot { max_phones, budget, to_binary, to_phone, inner: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -133,13 +138,15 @@ impl Slot {
         self.lock().holder.as_ref().map(|holder| (holder.generation, holder.outbox.clone()))
     }
 
-    /// The binary of this generation is gone. What phones wait to forward now counts by the rules of the grace.
-    pub(super) fn vacate(&self, generation: Generation) {
+    /// The binary of this generation is gone; tells whether it had opened the slot. What phones wait to forward now counts
+    /// by the rules of the grace.
+    pub(super) fn vacate(&self, generation: Generation) -> bool {
         let mut inner = self.lock();
-        if inner.holder.as_ref().is_some_and(|holder| holder.generation == generation) {
-            inner.holder = None;
-            inner.phones.values_mut().for_each(Phone::make_room);
-        }
+        let Some(holder) = inner.holder.take_if(|holder| holder.generation == generation) else {
+            return false;
+        };
+        inner.phones.values_mut().for_each(Phone::make_room);
+        holder.open
     }
 
     pub(super) fn attach(slot: &Arc<Slot>, conn_id: ConnId, outbox: Arc<Outbox>) -> Option<Attached> {
@@ -194,8 +201,7 @@ impl Slot {
         match frame {
             None => inner.forget(&conn_id),
             Some(bytes) => {
-                let direction = Direction::ToBinary;
-                self.metrics.frames.get_or_create(&DirectionLabel { direction }).inc();
+                self.to_binary.inc();
                 if let Some(phone) = inner.phones.get_mut(&conn_id) {
                     phone.known = true;
                     phone.frames -= 1;
@@ -215,8 +221,7 @@ impl Slot {
         // A copy: a part of the message would keep all of it in memory, and only its own bytes are counted.
         match outbox.try_send(frame.into()) {
             Ok(()) => {
-                let direction = Direction::ToPhone;
-                self.metrics.frames.get_or_create(&DirectionLabel { direction }).inc();
+                self.to_phone.inc();
                 Delivered::Done
             }
             Err(Undelivered::Full) => Delivered::Full,

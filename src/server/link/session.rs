@@ -12,7 +12,7 @@ use super::super::App;
 use super::super::drain::Token;
 use super::super::session::{Dialect, Ended, Incoming, Patience, Reaction, Rules, Session};
 use super::super::upgrade::Socket;
-use crate::engine::{Held, Joined, Unavailable};
+use crate::engine::{Held, Unavailable};
 use crate::id::{LinkId, SocketId};
 use crate::limits::LinkRules;
 use crate::live::link::{Attached, Delivered, Forwarded};
@@ -55,10 +55,6 @@ fn rules(link: &LinkRules, not_text: Close) -> Rules {
     }
 }
 
-fn join(app: &App, address: IpAddr) -> (Joined, Counted) {
-    (app.engine.join_link(address), Counted::one(&app.metrics.connections))
-}
-
 /// How a socket is closed that gets nothing.
 fn refusal(why: Result<Close, Unavailable>) -> Close {
     match why {
@@ -76,7 +72,7 @@ fn note(app: &App, socket: SocketId, ended: &Ended) {
 
 /// One binary from its upgrade to its end.
 pub async fn serve_binary(socket: Socket, app: &App, address: IpAddr, id: LinkId, mut token: Token) {
-    let (joined, counted) = join(app, address);
+    let (joined, counted) = (app.engine.join(address), Counted::one(&app.metrics.connections));
     // Shutting down waits until the peer has read why, too.
     let _lingering = token.clone();
     let claimed = tokio::select! {
@@ -102,7 +98,7 @@ pub async fn serve_binary(socket: Socket, app: &App, address: IpAddr, id: LinkId
 
 /// One phone from its upgrade to its end.
 pub async fn serve_phone(socket: Socket, app: &App, address: IpAddr, id: LinkId, token: Token) {
-    let (joined, counted) = join(app, address);
+    let (joined, counted) = (app.engine.join_phone(address), Counted::one(&app.metrics.connections));
     let _lingering = token.clone();
     let attached = app.engine.attach(&joined.outbox, &id).await.map_err(refusal);
     let rules = rules(&app.limits.link, Close { reason: NOT_JSON.reason, ..NOT_TEXT });
@@ -145,7 +141,7 @@ impl Dialect for Binary<'_> {
     const ANSWERS: bool = false;
 
     fn handle(&mut self, message: Incoming) -> Reaction {
-        match message.as_deref().and_then(|text| Envelope::parse(text)) {
+        match message.as_deref().and_then(Envelope::parse) {
             Some(envelope) => self.open(&envelope),
             None => self.dropped(Dropped::Malformed),
         }

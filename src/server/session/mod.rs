@@ -33,8 +33,8 @@ use pulse::{Beat, Pulse};
 const READ_AHEAD: usize = 16;
 /// Bytes of them at which no more are read.
 const READ_AHEAD_BYTES: usize = 64 * 1024;
-/// Frames read before what they caused is flushed: answers to pings count nowhere else.
-const FRAMES_PER_FLUSH: usize = 64;
+/// Pings read before their pongs are flushed: they count nowhere else.
+const PINGS_PER_FLUSH: usize = 64;
 /// Unsent bytes at which a session sends and answers no more until the socket takes some.
 const ENOUGH_UNSENT: usize = 64 * 1024;
 
@@ -53,8 +53,8 @@ pub struct Session<'a, D> {
     rules: Rules,
     ahead: VecDeque<Incoming>,
     ahead_bytes: usize,
-    /// Frames read since the last flush.
-    frames: usize,
+    /// The peer's pings read since the last flush.
+    pinged: usize,
     in_flight: Option<Later>,
     /// What came of it, waiting until the socket has taken what was fed before.
     landed: Option<Reaction>,
@@ -95,7 +95,7 @@ impl<'a, D: Dialect> Session<'a, D> {
             rules,
             ahead: VecDeque::new(),
             ahead_bytes: 0,
-            frames: 0,
+            pinged: 0,
             in_flight: None,
             landed: None,
             fed: 0,
@@ -131,7 +131,7 @@ impl<'a, D: Dialect> Session<'a, D> {
                 }
             }
             let may_read =
-                !self.is_ahead() && self.frames < FRAMES_PER_FLUSH && !stopping && self.over.is_none();
+                !self.is_ahead() && self.pinged < PINGS_PER_FLUSH && !stopping && self.over.is_none();
             tokio::select! {
                 biased;
                 reaction = async { self.in_flight.as_mut().expect("checked by the guard").await }, if self.in_flight.is_some() => {
@@ -152,7 +152,7 @@ impl<'a, D: Dialect> Session<'a, D> {
                 },
                 flushed = self.sink.flush(), if self.unflushed => {
                     self.outbox.sent(std::mem::take(&mut self.fed));
-                    (self.unflushed, self.frames) = (false, 0);
+                    (self.unflushed, self.pinged) = (false, 0);
                     if flushed.is_err() || self.catch_up_on_ping().is_err() {
                         self.over(Over::Gone(Ending::Failed));
                     }
@@ -324,9 +324,6 @@ impl<'a, D: Dialect> Session<'a, D> {
         };
         self.pulse.heard(self.clock.running());
         self.outbox.hear();
-        if self.unflushed {
-            self.frames += 1;
-        }
         let incoming = match message {
             Message::Text(text) => Some(text),
             Message::Binary(bytes) => Utf8Bytes::try_from(bytes).ok(),
@@ -342,10 +339,13 @@ impl<'a, D: Dialect> Session<'a, D> {
                 self.unflushed = true;
                 return Ok(());
             }
-            Message::Ping(_) | Message::Frame(_) => {
+            Message::Ping(_) => {
+                self.pinged += 1;
                 self.unflushed = true;
                 return Ok(());
             }
+            // Never read, only made by hand.
+            Message::Frame(_) => return Ok(()),
         };
         self.pulse.heard_message();
         self.ahead_bytes += incoming.as_ref().map_or(0, |text| text.len());
