@@ -258,7 +258,7 @@ impl<'a, D: Dialect> Session<'a, D> {
             return Ok(());
         }
         self.probes.extend(probes.into_iter().map(|probe| (self.pings + 1, probe)));
-        if self.is_ahead() {
+        if self.is_ahead() && self.fed < ENOUGH_UNSENT {
             self.answer_probes(u64::MAX);
             return Ok(());
         }
