@@ -6,8 +6,8 @@ use std::path::Path;
 
 use waypost::config::Settings;
 use waypost::metrics::{
-    Ending, EndingLabel, ErrorLabel, MessageLabel, Metrics, Refusal, RefusalLabel, Undelivered,
-    UndeliveredLabel,
+    Direction, DirectionLabel, Dropped, DroppedLabel, Ending, EndingLabel, Endpoint, ErrorLabel,
+    MessageLabel, Metrics, Refusal, RefusalLabel, Undelivered, UndeliveredLabel, Upgrade, UpgradeLabel,
 };
 
 const OPERATIONS: &str = include_str!("../docs/operations.md");
@@ -60,6 +60,10 @@ fn metrics() -> BTreeSet<(String, String)> {
     let label = waypost::metrics::HttpLabel { route: "/peers".into(), status: 200 };
     metrics.http.get_or_create(&label).inc();
     metrics.swept.get_or_create(&waypost::metrics::KindLabel { kind: "relay" }).inc();
+    let upgrade = UpgradeLabel { endpoint: Endpoint::Server, outcome: Upgrade::Opened };
+    metrics.upgrades.get_or_create(&upgrade).inc();
+    metrics.frames.get_or_create(&DirectionLabel { direction: Direction::ToBinary }).inc();
+    metrics.dropped.get_or_create(&DroppedLabel { what: Dropped::Malformed }).inc();
     let text = metrics.render();
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     types

@@ -58,13 +58,13 @@ async fn the_document_lists_every_route_once_and_nothing_dangles() {
     let routes = "post /register,post /heartbeat,get /peers,delete /peers/{peerId},get /stats,\
         post /register-turn-server,post /unregister-turn-server,get /turn-servers,post /allocate-turn,\
         post /release-turn,post /servers,get /servers,post /servers/heartbeat,delete /servers/{id},get /servers/key,\
-        get /health,get /,get /openapi.json";
+        get /health,get /healthz,get /,get /openapi.json";
     assert_eq!(listed.collect::<BTreeSet<_>>(), routes.split(',').map(str::to_owned).collect());
 
     let mut ids = Vec::new();
     all(document, "operationId", &mut ids);
     let distinct: BTreeSet<_> = ids.iter().map(|id| id.as_str().unwrap()).collect();
-    assert_eq!((ids.len(), distinct.len()), (18, 18), "{ids:?}");
+    assert_eq!((ids.len(), distinct.len()), (19, 19), "{ids:?}");
     let mut refs = Vec::new();
     all(document, "$ref", &mut refs);
     assert!(!refs.is_empty());
@@ -96,6 +96,27 @@ async fn every_text_of_a_failure_in_the_sources_is_an_example_in_the_document() 
         }
     }
     assert!(seen > 20, "{seen}");
+}
+
+/// Link, section 5, to the byte but for what differs between two runs.
+#[tokio::test]
+async fn healthz_tells_who_is_connected_in_its_order_and_is_never_stored() {
+    let (daemon, http) = start().await;
+    daemon.advance(90 * SECOND);
+    let answer = http.get("/healthz").await;
+    assert_eq!((answer.status, answer.header("cache-control")), (200, "no-store"));
+    assert_eq!(answer.header("content-type"), "application/json");
+    let version = env!("CARGO_PKG_VERSION");
+    let text = String::from_utf8(answer.bytes).unwrap();
+    let (head, seconds) = text.rsplit_once(':').unwrap();
+    let expected = format!(
+        r#"{{"status":"ok","version":"{version}","connected_binaries":0,"connected_phones":0,"uptime_seconds""#
+    );
+    assert_eq!(head, expected);
+    let seconds: u64 = seconds.strip_suffix('}').unwrap().parse().unwrap();
+    assert_eq!(seconds, 90);
+    http.send(Method::HEAD, "/healthz", &[], None).await.ok();
+    http.post("/healthz", json!({})).await.refused(405, "Method not allowed");
 }
 
 #[tokio::test]

@@ -162,12 +162,13 @@ impl Turn<'_> {
     /// A socket has ended: deferred release of what it held. A claim that was refused in the end, as its flush failed, arms
     /// none.
     pub(super) fn leave_link(&mut self, socket: SocketId) {
-        let Some((Holding { id, generation, afresh }, opened)) = self.core.links.leave(socket) else {
-            return;
-        };
+        // The daemon closes all sockets itself: then neither phones nor claims are to notice who goes first.
         if self.core.draining {
             return;
         }
+        let Some((Holding { id, generation, afresh }, opened)) = self.core.links.leave(socket) else {
+            return;
+        };
         let claims = &mut self.core.registries.claims;
         if opened || !afresh {
             claims.release(self.now, &id, generation, self.changes);

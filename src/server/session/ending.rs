@@ -71,8 +71,11 @@ impl<D: Dialect> Session<'_, D> {
         let close = match over {
             Over::Close(close) if self.peer_code.is_none() => close,
             Over::Close(Close { ending: how, .. }) | Over::Gone(how) => {
+                let mut how = how;
                 if self.peer_code.is_some() {
-                    // The answer to the peer's close; whether it still wants it does not matter.
+                    // Nothing that was sent past the peer's close has failed.
+                    how = if how == Ending::Failed { Ending::Closed } else { how };
+                    // The answer to that; whether the peer still wants it does not matter.
                     let _ = timeout(CLOSING, self.sink.flush()).await;
                 }
                 return Ended { how, code: self.peer_code, closing: None };

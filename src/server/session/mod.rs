@@ -119,8 +119,10 @@ impl<'a, D: Dialect> Session<'a, D> {
             return self.end(Over::Gone(Ending::Failed)).await;
         }
         loop {
-            if let Err(close) = self.work().await {
-                return self.end(Over::Close(close)).await;
+            match self.work().await {
+                Ok(()) => {}
+                Err(Over::Close(close)) => return self.end(Over::Close(close)).await,
+                Err(gone) => self.over(gone),
             }
             let stopping = patience.is_some();
             if self.is_idle() {
@@ -182,7 +184,7 @@ impl<'a, D: Dialect> Session<'a, D> {
 
     /// Handles what was read, one message at a time, and feeds what others have sent. Only while little is unsent: then
     /// feeding never waits for the socket, and whatever else concerns it is not held up.
-    async fn work(&mut self) -> Result<(), Close> {
+    async fn work(&mut self) -> Result<(), Over> {
         while self.may_feed()
             && let Some(text) = self.outbox.next()
         {
@@ -213,17 +215,17 @@ impl<'a, D: Dialect> Session<'a, D> {
         if self.fed == 0
             && let Some(close) = self.outbox.last_word()
         {
-            return Err(close);
+            return Err(Over::Close(close));
         }
         Ok(())
     }
 
-    async fn react(&mut self, mut reaction: Reaction) -> Result<(), Close> {
+    async fn react(&mut self, mut reaction: Reaction) -> Result<(), Over> {
         loop {
             match reaction {
                 Reaction::Nothing => return Ok(()),
                 Reaction::Answer(answer) => return self.feed_text(answer.into()).await.map_err(failed),
-                Reaction::Close(close) => return Err(close),
+                Reaction::Close(close) => return Err(Over::Close(close)),
                 Reaction::Later(mut later) => match later.as_mut().now_or_never() {
                     Some(at_once) => reaction = at_once,
                     None => {
@@ -366,8 +368,8 @@ impl<'a, D: Dialect> Session<'a, D> {
 /// What a close without a code means.
 const GOING_AWAY: u16 = 1001;
 
-fn failed(_: Error) -> Close {
-    Close { ending: Ending::Failed, ..BROKEN }
+fn failed(_: Error) -> Over {
+    Over::Gone(Ending::Failed)
 }
 
 async fn sleep_until(clock: Clock, deadline: Duration) {
