@@ -33,6 +33,8 @@ use pulse::{Beat, Pulse};
 const READ_AHEAD: usize = 16;
 /// Bytes of them at which no more are read.
 const READ_AHEAD_BYTES: usize = 64 * 1024;
+/// Frames read before it is tried to flush what is there to send: whoever goes on sending is to hear as well.
+const FRAMES_PER_FLUSH: usize = 64;
 /// Pings read before their pongs are flushed: they count nowhere else.
 const PINGS_PER_FLUSH: usize = 64;
 /// Unsent bytes at which a session sends and answers no more until the socket takes some.
@@ -53,7 +55,8 @@ pub struct Session<'a, D> {
     rules: Rules,
     ahead: VecDeque<Incoming>,
     ahead_bytes: usize,
-    /// The peer's pings read since the last flush.
+    /// Frames read since it was last tried to flush, and pings since the last flush.
+    frames: usize,
     pinged: usize,
     in_flight: Option<Later>,
     /// What came of it, waiting until the socket has taken what was fed before.
@@ -95,6 +98,7 @@ impl<'a, D: Dialect> Session<'a, D> {
             rules,
             ahead: VecDeque::new(),
             ahead_bytes: 0,
+            frames: 0,
             pinged: 0,
             in_flight: None,
             landed: None,
@@ -118,6 +122,7 @@ impl<'a, D: Dialect> Session<'a, D> {
         {
             return self.end(Over::Gone(Ending::Failed)).await;
         }
+        let mut woken = false;
         loop {
             match self.work().await {
                 Ok(()) => {}
@@ -132,6 +137,15 @@ impl<'a, D: Dialect> Session<'a, D> {
                     None => {}
                 }
             }
+            if self.unflushed
+                && self.frames >= FRAMES_PER_FLUSH
+                && let Some(flushed) = self.sink.flush().now_or_never()
+            {
+                self.flushed(flushed);
+            }
+            self.frames %= FRAMES_PER_FLUSH;
+            // After a wake-up everything else has its turn, however often others wake this.
+            let rested = !std::mem::take(&mut woken);
             let may_read =
                 !self.is_ahead() && self.pinged < PINGS_PER_FLUSH && !stopping && self.over.is_none();
             tokio::select! {
@@ -140,7 +154,8 @@ impl<'a, D: Dialect> Session<'a, D> {
                     self.in_flight = None;
                     self.landed = Some(reaction);
                 }
-                () = self.outbox.woken() => {
+                () = self.outbox.woken(), if rested => {
+                    woken = true;
                     let taken = self.outbox.take();
                     if let Some(close) = taken.close {
                         return self.end(Over::Close(close)).await;
@@ -152,13 +167,7 @@ impl<'a, D: Dialect> Session<'a, D> {
                 frame = self.stream.next(), if may_read => if let Err(over) = self.received(frame) {
                     self.over(over);
                 },
-                flushed = self.sink.flush(), if self.unflushed => {
-                    self.outbox.sent(std::mem::take(&mut self.fed));
-                    (self.unflushed, self.pinged) = (false, 0);
-                    if flushed.is_err() || self.catch_up_on_ping().is_err() {
-                        self.over(Over::Gone(Ending::Failed));
-                    }
-                }
+                flushed = self.sink.flush(), if self.unflushed => self.flushed(flushed),
                 () = alarm.as_mut() => {
                     match self.pulse.beat(self.clock.running()) {
                         Beat::Dead if self.is_held_up() => self.pulse.heard(self.clock.running()),
@@ -178,7 +187,17 @@ impl<'a, D: Dialect> Session<'a, D> {
                 () = async { patience.as_mut().expect("checked by the guard").await }, if stopping => {
                     return self.shut_down().await;
                 }
+                () = std::future::ready(()), if !rested => {}
             }
+        }
+    }
+
+    /// The socket has taken what was fed, or will take nothing any more.
+    fn flushed(&mut self, flushed: Result<(), Error>) {
+        self.outbox.sent(std::mem::take(&mut self.fed));
+        (self.unflushed, self.frames, self.pinged) = (false, 0, 0);
+        if flushed.is_err() || self.catch_up_on_ping().is_err() {
+            self.over(Over::Gone(Ending::Failed));
         }
     }
 
@@ -326,6 +345,7 @@ impl<'a, D: Dialect> Session<'a, D> {
         };
         self.pulse.heard(self.clock.running());
         self.outbox.hear();
+        self.frames += 1;
         let incoming = match message {
             Message::Text(text) => Some(text),
             Message::Binary(bytes) => Utf8Bytes::try_from(bytes).ok(),
