@@ -3,6 +3,8 @@
 
 #[path = "model/http.rs"]
 mod http;
+#[path = "model/link.rs"]
+mod link;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -11,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HttpModel, HttpStep, http_step, register_peer};
+use link::{LinkModel, LinkStep, MAX_PHONES, link_step};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use waypost::clock::Clock;
@@ -58,6 +61,19 @@ enum Step {
     FailingPeer {
         node: usize,
     },
+    Link(LinkStep),
+    /// The next commit fails: a binary is not told that it holds the id.
+    FailingClaim {
+        id: usize,
+    },
+    /// The next flush fails: the same, but the rows may have lasted.
+    UnflushedClaim {
+        id: usize,
+    },
+    /// The next commit fails: that of a binary's end.
+    FailingClose {
+        id: usize,
+    },
     Sweep,
     Restart,
     /// The next commit fails: a registration is refused whole.
@@ -100,6 +116,10 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|minutes| Step::Wait { minutes }),
         12 => http_step().prop_map(Step::Http),
         1 => (0..4_usize).prop_map(|node| Step::FailingPeer { node }),
+        14 => link_step().prop_map(Step::Link),
+        2 => (0..3_usize).prop_map(|id| Step::FailingClaim { id }),
+        1 => (0..3_usize).prop_map(|id| Step::UnflushedClaim { id }),
+        1 => (0..3_usize).prop_map(|id| Step::FailingClose { id }),
         2 => Just(Step::Sweep),
         2 => Just(Step::Restart),
         1 => meet().prop_map(Step::FailingMeet),
@@ -208,6 +228,7 @@ struct Bench<'a> {
     sockets: BTreeMap<usize, (Joined, Option<String>)>,
     /// Peers whose socket has taken its id.
     held: BTreeSet<usize>,
+    link: LinkModel,
     model: Model,
 }
 
@@ -216,6 +237,7 @@ fn start(folder: &Path, clock: &Clock, faults: &Faults, metrics: &Arc<Metrics>) 
     limits.sweep.max_batch = 3;
     limits.sweep.interval = Duration::from_secs(1_000_000_000);
     limits.peers.backup_sweep = Duration::from_secs(1_000_000_000);
+    limits.link.max_phones = MAX_PHONES;
     let options = Options {
         store: folder.join("store"),
         limits,
@@ -236,6 +258,7 @@ impl<'a> Bench<'a> {
         let model = Model { boot: 1, grace_end: clock.now() + GRACE, ..Model::default() };
         Bench {
             folder,
+            link: LinkModel::new(&clock),
             clock,
             faults,
             metrics,
@@ -368,11 +391,39 @@ impl<'a> Bench<'a> {
                     Ok(answer) => self.model.http.registered(*node, 1, None, &answer, now),
                 }
             }
+            Step::Link(step) => {
+                self.link.run(&self.engine, step).await;
+                if self.clock.now() > now {
+                    self.engine.sweep_expiry().await.unwrap();
+                    self.swept();
+                }
+            }
+            Step::FailingClaim { id } | Step::UnflushedClaim { id } if self.link.is_held(*id) => {}
+            Step::FailingClaim { id } => {
+                let failures = self.metrics.storage_failures.get();
+                self.faults.fail_write(1);
+                self.link.failing_claim(&self.engine, *id, false).await;
+                self.recovered(failures + 1).await;
+            }
+            Step::UnflushedClaim { id } => {
+                let failures = self.metrics.storage_failures.get();
+                self.faults.fail_flush(1);
+                self.link.failing_claim(&self.engine, *id, true).await;
+                self.recovered(failures + 1).await;
+            }
+            Step::FailingClose { id } if self.link.is_held(*id) => {
+                let failures = self.metrics.storage_failures.get();
+                self.faults.fail_write(1);
+                self.link.close(*id);
+                self.recovered(failures + 1).await;
+            }
+            Step::FailingClose { .. } => {}
             Step::Sweep => self.sweep().await,
             Step::Restart => {
                 self.engine.drain().await;
                 self.sockets.clear();
                 self.held.clear();
+                self.link.restart();
                 self.engine.stop().await;
                 self.engine = start(self.folder, &self.clock, &self.faults, &self.metrics);
                 self.model.boot += 1;
@@ -433,6 +484,7 @@ impl<'a> Bench<'a> {
     }
 
     fn swept(&mut self) {
+        self.link.swept();
         if self.clock.now() >= self.model.grace_end {
             self.model.live_since = self.model.boot;
         }
@@ -455,8 +507,9 @@ impl<'a> Bench<'a> {
         }
     }
 
-    async fn assert_consistent(&self, step: &Step) {
+    async fn assert_consistent(&mut self, step: &Step) {
         self.model.http.compare(&self.engine, self.clock.now()).await;
+        self.link.compare(&self.engine).await;
         let checked = self.engine.check().await.unwrap();
         assert_eq!(checked.report.problems, vec![], "after {step:?}");
         assert!(checked.memory_agrees, "the rows and memory differ after {step:?}");

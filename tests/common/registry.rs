@@ -6,8 +6,9 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use waypost::clock::Millis;
-use waypost::id::{PeerId, TokenDigest};
+use waypost::id::{Generation, LinkId, PeerId, TokenDigest};
 use waypost::limits::Limits;
+use waypost::registry::claims::{Claimed, Taken};
 use waypost::registry::relays::Registration;
 use waypost::registry::rendezvous::{Found, Refused};
 use waypost::registry::{Boot, Expired, Registries};
@@ -166,6 +167,52 @@ impl World {
         });
         filed.unwrap()
     }
+
+    // Claims: each answer with the number of rows that it took.
+
+    pub fn claim(
+        &mut self,
+        now: Millis,
+        name: &str,
+        silent: Option<Generation>,
+    ) -> (Result<Claimed, Taken>, usize) {
+        self.change(|registries, changes| {
+            (registries.claims.claim(now, &link(name), silent, changes), changes.rows())
+        })
+    }
+
+    pub fn release(&mut self, now: Millis, name: &str, generation: Generation) -> (bool, usize) {
+        self.change(|registries, changes| {
+            (registries.claims.release(now, &link(name), generation, changes), changes.rows())
+        })
+    }
+
+    /// Tells whether it was withdrawn, and how many rows that took.
+    pub fn withdraw(&mut self, name: &str, generation: Generation) -> (bool, usize) {
+        self.change(|registries, changes| {
+            (registries.claims.withdraw(&link(name), generation, changes), changes.rows())
+        })
+    }
+
+    pub fn end_claim(&mut self, now: Millis, name: &str) -> (Expired, usize) {
+        self.change(|registries, changes| {
+            (registries.claims.expire(&link(name), now, changes), changes.rows())
+        })
+    }
+
+    /// As [`World::restart`], with what the daemon does to claims then; tells how many rows that took.
+    pub fn restart_claims(&mut self, now: Millis) -> usize {
+        self.restart(now);
+        self.change(|registries, changes| {
+            registries.claims.restart(now, changes);
+            changes.rows()
+        })
+    }
+}
+
+/// A server-id of link.
+pub fn link(name: &str) -> LinkId {
+    LinkId::parse(name).unwrap()
 }
 
 /// A relay without a key, for 20 connections.
