@@ -82,11 +82,9 @@ impl World {
         let (slot, replaced) = self.links.hold(holding, outbox.clone());
         assert_eq!(replaced.map(|outbox| outbox.socket), old.map(|(socket, _)| socket));
         if let Some((socket, generation)) = old {
-            assert!(slot.next(generation).is_none(), "one that was displaced reads nothing");
             assert!(self.links.leave(socket).is_none(), "its late exit does nothing");
             for (_, attached) in &self.phones {
                 let conn_id = attached.conn_id.as_str();
-                assert_eq!(slot.deliver(generation, conn_id, "1"), Delivered::Unknown);
                 assert_eq!(slot.dismiss(generation, conn_id, Close::SHUTDOWN), Delivered::Unknown);
             }
         }
@@ -128,6 +126,13 @@ impl World {
         if !self.open {
             slot.open(generation);
             self.open = true;
+        }
+        for earlier in 1..generation.0 {
+            assert!(slot.next(Generation(earlier)).is_none(), "one that was displaced reads nothing");
+            for (_, attached) in &self.phones {
+                let conn_id = attached.conn_id.as_str();
+                assert_eq!(slot.deliver(Generation(earlier), conn_id, "1"), Delivered::Unknown);
+            }
         }
         for _ in 0..most {
             let expected = self.waiting.pop_front();
