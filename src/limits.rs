@@ -34,6 +34,8 @@ pub const ENGINE_QUEUE: usize = 8192;
 pub const ENGINE_DRAIN: usize = 1024;
 /// Bytes of a WebSocket's read buffer: it is zero-filled before every read, so small is fast.
 pub const READ_BUFFER_BYTES: usize = 4 * KIB;
+/// The same of a socket of link, whose frames are larger: one read takes no more than this.
+pub const LINK_READ_BUFFER_BYTES: usize = 32 * KIB;
 /// HTTP connections that are no sockets, in all and from one address.
 pub const HTTP_CONNECTIONS: usize = 8192;
 pub const HTTP_CONNECTIONS_PER_ADDRESS: usize = 64;

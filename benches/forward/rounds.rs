@@ -19,7 +19,7 @@ use super::sockets::{Link, Socket, conn_id, enveloped, frame, greet, left, open,
 /// Before each measurement, this part of its time.
 const WARM_UP: u32 = 5;
 /// Bytes of what the binary sends to the other phone after each answer.
-pub const BESIDE_BYTES: usize = 4096;
+pub const BESIDE_BYTES: usize = 16 * 1024;
 /// So many that there is always one whose backlog grows: the binary hears of the close 2 s after the backlog is full, since
 /// the daemon waits so long for the close frame to be taken.
 pub const NON_READERS: usize = 4;

@@ -22,6 +22,7 @@ use super::gate::client_address;
 use super::http::layers::{self, Numbering, REQUEST_ID};
 use super::http::{self, Failure, openapi};
 use super::{App, Peer, link, signalling, upgrade};
+use crate::limits::READ_BUFFER_BYTES;
 use crate::metrics::{Refusal, RefusalLabel};
 use crate::wire::directory::Health;
 use crate::wire::http::{ErrorBody, Problem, timestamp};
@@ -127,7 +128,7 @@ async fn open_socket(app: Arc<App>, token: Token, request: Request) -> Response 
     };
     let largest = app.limits.connections.max_message_bytes;
     let session_app = app.clone();
-    let opened = upgrade::accept(request, largest, move |socket| async move {
+    let opened = upgrade::accept(request, READ_BUFFER_BYTES, largest, move |socket| async move {
         signalling::serve(socket, session_app, address, token).await;
         drop(permit);
     });

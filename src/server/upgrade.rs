@@ -15,7 +15,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
-use crate::limits::{READ_BUFFER_BYTES, WRITE_BUFFER_BYTES};
+use crate::limits::WRITE_BUFFER_BYTES;
 
 pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
@@ -31,12 +31,13 @@ pub fn is_asked(headers: &HeaderMap) -> bool {
 /// Answers the handshake and runs `serve` on the socket in a task of its own; a malformed handshake is told why.
 pub fn accept<F: Future<Output = ()> + Send>(
     mut request: Request,
+    read_buffer_bytes: usize,
     max_message_bytes: usize,
     serve: impl FnOnce(Socket) -> F + Send + 'static,
 ) -> Result<Response, String> {
     let response = create_response_with_body(&request, Body::empty).map_err(|error| error.to_string())?;
     let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
+        .read_buffer_size(read_buffer_bytes)
         .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_message_size(Some(max_message_bytes))
         .max_frame_size(Some(max_message_bytes));

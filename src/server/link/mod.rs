@@ -19,6 +19,7 @@ use super::gate::{Permit, client_address, network_of};
 use super::http::openapi;
 use super::{App, Peer, upgrade};
 use crate::id::LinkId;
+use crate::limits::LINK_READ_BUFFER_BYTES;
 use crate::metrics::{Endpoint, Refusal, RefusalLabel, Upgrade, UpgradeLabel};
 use crate::wire::link::Healthz;
 
@@ -94,7 +95,7 @@ fn try_open(app: Arc<App>, token: Token, endpoint: Endpoint, request: Request) -
     let permit = admit(&app, &token, address)?;
     let id = header_gate(endpoint, request.headers()).ok_or(Refused::Header)?;
     let largest = app.limits.link.max_message_bytes;
-    let opened = upgrade::accept(request, largest, move |socket| async move {
+    let opened = upgrade::accept(request, LINK_READ_BUFFER_BYTES, largest, move |socket| async move {
         match endpoint {
             Endpoint::Server => session::serve_binary(socket, &app, address, id, token).await,
             Endpoint::Client => session::serve_phone(socket, &app, address, id, token).await,
