@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use waypost::id::{ConnId, Generation, LinkId, SocketId};
 use waypost::limits::{LinkRules, WAITING_BYTES, WAITING_FRAMES};
 use waypost::live::link::{Attached, Delivered, Forwarded, Holding, Links, Slot};
-use waypost::live::outbox::{Budget, Ceiling, Close, Outbox};
+use waypost::live::outbox::{Budget, Ceiling, Close, Outbox, weight};
 use waypost::metrics::Metrics;
 use waypost::wire::link::{envelope, left};
 
@@ -153,7 +153,7 @@ impl World {
         let Some((outbox, attached)) = self.phones.get(which % self.phones.len().max(1)) else { return };
         let queued = self.queued.entry(outbox.socket).or_default();
         match slot.deliver(generation, attached.conn_id.as_str(), &"1".repeat(bytes)) {
-            Delivered::Done => *queued += bytes,
+            Delivered::Done => *queued += weight(&"1".repeat(bytes).into()),
             Delivered::Full => assert_eq!(outbox.take().close, Some(Close::BACKLOG_FULL)),
             Delivered::Unknown => assert!(outbox.is_closing()),
         }
@@ -163,7 +163,7 @@ impl World {
     fn take(&mut self, which: usize) {
         let Some((outbox, _)) = self.phones.get(which % self.phones.len().max(1)) else { return };
         while let Some(text) = outbox.next() {
-            outbox.sent(text.len());
+            outbox.sent(weight(&text));
         }
         self.queued.remove(&outbox.socket);
     }
@@ -182,7 +182,7 @@ impl World {
 
     fn detach(&mut self, which: usize) {
         // Past this the first to leave are forgotten: a story of its own tells how.
-        if self.phones.is_empty() || self.departed.len() == MAX_PHONES || self.budget.is_exceeded() {
+        if self.phones.is_empty() || self.departed.len() == MAX_PHONES {
             return;
         }
         let (outbox, attached) = self.phones.remove(which % self.phones.len());

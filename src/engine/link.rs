@@ -10,7 +10,7 @@ use super::{Core, Effect, Engine, Promise, Turn, Unavailable};
 use crate::clock::Millis;
 use crate::id::{ConnId, Generation, LinkId, SocketId};
 use crate::live::link::{Attached, Holding, Slot};
-use crate::live::outbox::{Close, Outbox};
+use crate::live::outbox::{Budget, Close, Outbox};
 use crate::registry::Registries;
 use crate::registry::claims::{Found, State, Taken};
 use crate::store::Changes;
@@ -118,6 +118,16 @@ impl Engine {
         if self.0.budget.is_exceeded() && !self.0.relieving.swap(true, Ordering::Relaxed) {
             let shared = self.0.clone();
             self.0.submit(Promise::None, move |_| shared.relieving.store(false, Ordering::Relaxed));
+        }
+    }
+}
+
+impl Core {
+    /// Where all together have too much unsent: what phones that have left have said goes first, then the slowest socket.
+    pub(super) fn relieve(&mut self, budget: &Budget) {
+        if budget.is_exceeded() {
+            self.links.forget_departed();
+            self.hub.close_slowest(budget);
         }
     }
 }

@@ -149,6 +149,7 @@ impl Writer {
                 }
             }
             self.drain(jobs);
+            self.core.relieve(&self.shared.budget);
             if self.reopen_at.is_some_and(|at| self.shared.clock.running() >= at) {
                 self.reopen();
             }
@@ -221,9 +222,6 @@ impl Writer {
             let _ = self.to_flusher.send(batch);
         }
         at_once.into_iter().for_each(Pending::deliver);
-        if self.shared.budget.is_exceeded() {
-            self.core.hub.close_slowest(&self.shared.budget);
-        }
     }
 
     fn epoch(&self) -> u64 {

@@ -40,8 +40,13 @@ pub struct Ceiling {
     pub full: Close,
 }
 
-/// Of so many bytes of a ceiling one message at most: a message takes more memory than its text.
+/// What a message takes in memory beside its text: so much of the budget, and of a ceiling's bytes no message may have less.
 const BYTES_PER_MESSAGE: usize = 64;
+
+/// What a message counts for while it is unsent.
+pub fn weight(text: &Utf8Bytes) -> usize {
+    text.len() + BYTES_PER_MESSAGE
+}
 
 /// Unsent bytes of all sockets together, and their ceiling.
 #[derive(Debug)]
@@ -151,7 +156,7 @@ impl Outbox {
             queue.close = Some(self.ceiling.full);
             Undelivered::Full
         } else {
-            self.count(text.len());
+            self.count(weight(&text));
             queue.bytes += text.len();
             queue.messages.push_back(text);
             drop(queue);
@@ -285,7 +290,7 @@ mod tests {
         assert_eq!(outbox.try_send("123".into()), Err(Undelivered::Full));
         assert_eq!(outbox.take().close, Some(Close::SLOW_CONSUMER));
         assert_eq!(outbox.try_send("1".into()), Err(Undelivered::Gone));
-        assert_eq!((outbox.unsent(), budget.used()), (8, 8));
+        assert_eq!((outbox.unsent(), budget.used()), (8 + 64, 8 + 64));
         outbox.end();
         assert_eq!((outbox.unsent(), budget.used(), metrics.unsent.get()), (0, 0, 0));
         let full = UndeliveredLabel { outcome: Undelivered::Full };

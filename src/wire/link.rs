@@ -56,7 +56,8 @@ pub enum CloseCode {
 impl<'a> Envelope<'a> {
     /// `None` is malformed.
     pub fn parse(text: &'a str) -> Option<Envelope<'a>> {
-        serde_json::from_str(text).ok()
+        // Serde takes a list for a struct, too.
+        text.trim_start().starts_with('{').then(|| serde_json::from_str(text).ok())?
     }
 
     pub fn close_code(&self) -> CloseCode {
@@ -135,7 +136,7 @@ mod tests {
         for bad in ["\"1000\"", "true", "[]", "{}"] {
             assert_eq!(code(bad), Some(CloseCode::Invalid), "{bad}");
         }
-        for malformed in ["", "[]", "{}", r#"{"conn_id":1}"#, r#"{"conn_id":"x"} 1"#] {
+        for malformed in ["", "[]", r#"["x",1,1000]"#, "{}", r#"{"conn_id":1}"#, r#"{"conn_id":"x"} 1"#] {
             assert!(Envelope::parse(malformed).is_none(), "{malformed:?}");
         }
     }

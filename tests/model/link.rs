@@ -12,7 +12,7 @@ use waypost::clock::Clock;
 use waypost::engine::{ClaimQuery, Engine, Held, Joined};
 use waypost::id::LinkId;
 use waypost::live::link::{Attached, Delivered, Forwarded};
-use waypost::live::outbox::Close;
+use waypost::live::outbox::{Close, weight};
 use waypost::wire::link::left;
 
 /// In their order.
@@ -254,7 +254,7 @@ impl LinkModel {
             let conn_id = attached.conn_id.as_str();
             assert_eq!(held.slot.deliver(held.generation, conn_id, "1"), Delivered::Done);
             assert_eq!(phone.outbox.next().map(|text| text.as_str().to_owned()).as_deref(), Some("1"));
-            phone.outbox.sent(1);
+            phone.outbox.sent(weight(&"1".into()));
             for (_, old) in &self.displaced {
                 assert_eq!(old.slot.deliver(old.generation, conn_id, "2"), Delivered::Unknown);
             }

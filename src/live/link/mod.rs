@@ -117,6 +117,11 @@ impl Links {
         slot.map_or_else(Vec::new, |slot| slot.clear())
     }
 
+    /// Gives up what phones that have left have said and no binary has read.
+    pub fn forget_departed(&self) {
+        self.slots.values().for_each(|slot| slot.forget_departed(0));
+    }
+
     /// The claim has ended, and its slot with it; the phones are for the caller to close.
     pub fn end(&mut self, id: &LinkId) -> Vec<Arc<Outbox>> {
         self.slots.remove(id).map_or_else(Vec::new, |slot| slot.clear())

@@ -257,13 +257,15 @@ impl Slot {
         let envelope = left(conn_id, code).into();
         inner.waiting.push_back(Waiting { conn_id: conn_id.clone(), envelope, frame: None });
         inner.departed.push_back(conn_id.clone());
-        while inner.departed.len() > self.max_phones || self.budget.is_exceeded() {
-            let Some(oldest) = inner.departed.pop_front() else { break };
-            inner.drop_frames(&oldest, &self.budget);
-        }
+        inner.forget_departed(self.max_phones, &self.budget);
         if let Some(holder) = inner.holder.as_ref().filter(|holder| holder.open) {
             holder.outbox.wake();
         }
+    }
+
+    /// The frames of phones that have left go, the first to leave first, until so many of those are left.
+    pub(super) fn forget_departed(&self, most: usize) {
+        self.lock().forget_departed(most, &self.budget);
     }
 
     /// Forgets every phone and all that waits; returns who was attached.
@@ -305,6 +307,14 @@ impl Inner {
     fn forget(&mut self, conn_id: &ConnId) {
         self.phones.remove(conn_id);
         self.departed.retain(|departed| departed != conn_id);
+    }
+
+    fn forget_departed(&mut self, most: usize, budget: &Budget) {
+        while self.departed.len() > most
+            && let Some(oldest) = self.departed.pop_front()
+        {
+            self.drop_frames(&oldest, budget);
+        }
     }
 
     /// Too many have left and are not heard of yet: the frames of this one go. That it has left is still told to a binary

@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::{Bytes, Error, Utf8Bytes};
 use super::drain::Token;
 use super::upgrade::Socket;
 use crate::clock::{Clock, rest};
-use crate::live::outbox::{Close, Outbox};
+use crate::live::outbox::{Close, Outbox, weight};
 use crate::metrics::Ending;
 pub use dialect::{Dialect, Incoming, Later, Reaction, Rules};
 pub use ending::Ended;
@@ -207,23 +207,22 @@ impl<'a, D: Dialect> Session<'a, D> {
         while self.may_feed()
             && let Some(text) = self.outbox.next()
         {
-            let bytes = text.len();
+            self.fed += weight(&text);
             self.feed(Message::Text(text)).await.map_err(failed)?;
-            self.fed += bytes;
         }
         while self.may_feed()
             && let Some(text) = self.dialect.next()
         {
             self.feed_text(text).await.map_err(failed)?;
         }
-        if self.fed < ENOUGH_UNSENT
+        if self.may_handle()
             && let Some(reaction) = self.landed.take()
         {
             self.react(reaction).await?;
         }
         while self.in_flight.is_none()
             && self.landed.is_none()
-            && (self.fed < ENOUGH_UNSENT || !D::ANSWERS)
+            && self.may_handle()
             && let Some(message) = self.ahead.pop_front()
         {
             self.ahead_bytes -= message.as_ref().map_or(0, |text| text.len());
@@ -256,14 +255,18 @@ impl<'a, D: Dialect> Session<'a, D> {
         }
     }
 
+    /// Whether there is somebody to take more.
     fn may_feed(&self) -> bool {
-        self.fed < ENOUGH_UNSENT && self.over.is_none()
+        self.fed < ENOUGH_UNSENT && self.over.is_none() && self.peer_code.is_none()
+    }
+
+    fn may_handle(&self) -> bool {
+        self.fed < ENOUGH_UNSENT || !D::ANSWERS
     }
 
     async fn feed_text(&mut self, text: Utf8Bytes) -> Result<(), Error> {
-        let bytes = text.len();
-        self.outbox.count(bytes);
-        self.fed += bytes;
+        self.outbox.count(weight(&text));
+        self.fed += weight(&text);
         self.feed(Message::Text(text)).await
     }
 
