@@ -291,3 +291,25 @@ async fn whoever_goes_on_sending_hears_as_well() {
     assert!(!flood.is_finished());
     flood.abort();
 }
+
+#[tokio::test]
+async fn a_phone_that_is_to_be_closed_and_does_not_read_is_not_waited_for_without_end() {
+    let daemon = link::start().await;
+    let mut home = binary(&daemon, HOME).await;
+    let mut deaf = link::mute(&daemon, "/v1/client", HOME).await;
+    deaf.send(1, b"\"hello\"").await;
+    let (conn_id, _) = hear_frame(&mut home).await;
+    while daemon.status().await.connections.unsent_bytes < 300 * KIB {
+        send(&mut home, &conn_id, json!("z".repeat(200 * KIB))).await;
+    }
+    home.send_json(&json!({"conn_id": conn_id, "close_code": 4000})).await.unwrap();
+    let gone = async {
+        while daemon.status().await.connections.phones > 0 {
+            // Whatever it says meanwhile.
+            deaf.send(10, b"").await;
+            daemon.advance(SECOND);
+            let _ = home.next_text(SECOND / 100).await;
+        }
+    };
+    tokio::time::timeout(SOON, gone).await.expect("it is closed");
+}

@@ -15,6 +15,9 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use crate::id::SocketId;
 use crate::metrics::{Ending, Metrics, Undelivered, UndeliveredLabel};
 
+/// What a close without a code, or an end without a close, is taken for.
+pub const GOING_AWAY: u16 = 1001;
+
 /// A close frame and how the ending is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Close {
@@ -113,6 +116,8 @@ struct Queue {
 #[derive(Debug)]
 pub struct Taken {
     pub close: Option<Close>,
+    /// Whether it is to close once all that is queued has been sent.
+    pub last_word: bool,
     pub probes: Vec<oneshot::Sender<()>>,
 }
 
@@ -228,7 +233,8 @@ impl Outbox {
     /// What the session was told and asked.
     pub fn take(&self) -> Taken {
         let mut queue = self.lock();
-        Taken { close: queue.close, probes: std::mem::take(&mut queue.probes) }
+        let last_word = queue.last_word.is_some();
+        Taken { close: queue.close, last_word, probes: std::mem::take(&mut queue.probes) }
     }
 
     /// The next message to write; it counts as unsent until [`Outbox::sent`].

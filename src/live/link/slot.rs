@@ -11,14 +11,11 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::super::outbox::{Budget, Close, Outbox};
+use super::super::outbox::{Budget, Close, GOING_AWAY, Outbox};
 use crate::id::{ConnId, Generation, SocketId};
 use crate::limits::{WAITING_BYTES, WAITING_FRAMES};
 use crate::metrics::{Direction, DirectionLabel, Metrics, Undelivered};
 use crate::wire::link::left;
-
-/// The close code that a phone leaves with when it says none.
-const GOING_AWAY: u16 = 1001;
 
 pub struct Slot {
     max_phones: usize,

@@ -16,7 +16,7 @@ use crate::engine::{Held, Unavailable};
 use crate::id::{LinkId, SocketId};
 use crate::limits::LinkRules;
 use crate::live::link::{Attached, Delivered, Forwarded};
-use crate::live::outbox::Close;
+use crate::live::outbox::{Close, GOING_AWAY};
 use crate::metrics::{Dropped, DroppedLabel, Ending, EndingLabel};
 use crate::wire::link::{CloseCode, Envelope, envelope, is_json};
 
@@ -25,8 +25,6 @@ const NOT_JSON: Close = Close { code: 1007, reason: "frame is not JSON", ending:
 const OVERLOADED: Close = Close { code: 1013, reason: "overloaded", ending: Ending::Unavailable };
 const STORAGE_UNAVAILABLE: Close =
     Close { code: 1013, reason: "storage unavailable", ending: Ending::Unavailable };
-/// The code of a phone that has said none.
-const GOING_AWAY: u16 = 1001;
 
 /// Counts what is connected for as long as it lives.
 struct Counted(Gauge);

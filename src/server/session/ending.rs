@@ -4,14 +4,14 @@
 
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
+use tokio_tungstenite::tungstenite::{Error, Utf8Bytes};
 
 use super::super::upgrade::Socket;
-use super::{Dialect, Session};
+use super::{Dialect, FRAMES_PER_FLUSH, Session};
 use crate::live::outbox::Close;
 use crate::metrics::Ending;
 
@@ -25,6 +25,12 @@ const THROWING_AWAY: Duration = Duration::from_secs(10);
 pub(super) enum Over {
     Gone(Ending),
     Close(Close),
+}
+
+impl From<Error> for Over {
+    fn from(_: Error) -> Over {
+        Over::Gone(Ending::Failed)
+    }
 }
 
 /// How a socket has ended, and what is left of it while the peer reads its close frame.
@@ -59,6 +65,19 @@ impl<D: Dialect> Session<'_, D> {
     /// Sends a close instead of running.
     pub async fn refuse(self, close: Close) -> Ended {
         self.end(Over::Close(close)).await
+    }
+
+    /// Reads what is there, so that nothing is sent to a peer that has gone already.
+    pub(super) fn look(&mut self) {
+        for _ in 0..FRAMES_PER_FLUSH {
+            if self.over.is_some() || !self.may_read() {
+                return;
+            }
+            let Some(frame) = self.stream.next().now_or_never() else { return };
+            if let Err(over) = self.received(frame) {
+                self.over(over);
+            }
+        }
     }
 
     pub(super) async fn shut_down(self) -> Ended {

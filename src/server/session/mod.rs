@@ -9,7 +9,6 @@ mod pulse;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::time::Duration;
 
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{FutureExt, SinkExt, StreamExt};
@@ -21,7 +20,7 @@ use tokio_tungstenite::tungstenite::{Bytes, Error, Utf8Bytes};
 use super::drain::Token;
 use super::upgrade::Socket;
 use crate::clock::{Clock, rest};
-use crate::live::outbox::{Close, Outbox, weight};
+use crate::live::outbox::{Close, GOING_AWAY, Outbox, weight};
 use crate::metrics::Ending;
 pub use dialect::{Dialect, Incoming, Later, Reaction, Rules};
 pub use ending::Ended;
@@ -116,7 +115,8 @@ impl<'a, D: Dialect> Session<'a, D> {
     pub async fn run(mut self, greeting: Option<Utf8Bytes>) -> Ended {
         // Set once the daemon ends: whoever does not take its answers is not waited for.
         let mut patience: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
-        let mut alarm = Box::pin(sleep_until(self.clock.clone(), self.pulse.deadline()));
+        let clock = self.clock.clone();
+        let mut alarm = Box::pin(clock.sleep_until(self.pulse.deadline()));
         if let Some(greeting) = greeting
             && self.feed_text(greeting).await.is_err()
         {
@@ -146,8 +146,7 @@ impl<'a, D: Dialect> Session<'a, D> {
             self.frames %= FRAMES_PER_FLUSH;
             // After a wake-up everything else has its turn, however often others wake this.
             let rested = !std::mem::take(&mut woken);
-            let may_read =
-                !self.is_ahead() && self.pinged < PINGS_PER_FLUSH && !stopping && self.over.is_none();
+            let may_read = self.may_read() && !stopping && self.over.is_none();
             tokio::select! {
                 biased;
                 reaction = async { self.in_flight.as_mut().expect("checked by the guard").await }, if self.in_flight.is_some() => {
@@ -156,7 +155,13 @@ impl<'a, D: Dialect> Session<'a, D> {
                 }
                 () = self.outbox.woken(), if rested => {
                     woken = true;
+                    if !D::ANSWERS {
+                        self.look();
+                    }
                     let taken = self.outbox.take();
+                    if taken.last_word {
+                        self.pulse.end_within(self.rules.ping_interval, self.clock.running());
+                    }
                     if let Some(close) = taken.close {
                         return self.end(Over::Close(close)).await;
                     }
@@ -164,10 +169,7 @@ impl<'a, D: Dialect> Session<'a, D> {
                         self.over(Over::Gone(Ending::Failed));
                     }
                 }
-                frame = self.stream.next(), if may_read => if let Err(over) = self.received(frame) {
-                    self.over(over);
-                },
-                flushed = self.sink.flush(), if self.unflushed => self.flushed(flushed),
+                // Before the socket, which may always have more.
                 () = alarm.as_mut() => {
                     match self.pulse.beat(self.clock.running()) {
                         Beat::Dead if self.is_held_up() => self.pulse.heard(self.clock.running()),
@@ -181,9 +183,13 @@ impl<'a, D: Dialect> Session<'a, D> {
                         },
                         Beat::Nothing => {}
                     }
-                    alarm.set(sleep_until(self.clock.clone(), self.pulse.deadline()));
+                    alarm.set(clock.sleep_until(self.pulse.deadline()));
                 }
                 () = self.token.stopped(), if !stopping => patience = Some(Box::pin(rest(CLOSING))),
+                frame = self.stream.next(), if may_read => if let Err(over) = self.received(frame) {
+                    self.over(over);
+                },
+                flushed = self.sink.flush(), if self.unflushed => self.flushed(flushed),
                 () = async { patience.as_mut().expect("checked by the guard").await }, if stopping => {
                     return self.shut_down().await;
                 }
@@ -208,12 +214,12 @@ impl<'a, D: Dialect> Session<'a, D> {
             && let Some(text) = self.outbox.next()
         {
             self.fed += weight(&text);
-            self.feed(Message::Text(text)).await.map_err(failed)?;
+            self.feed(Message::Text(text)).await?;
         }
         while self.may_feed()
             && let Some(text) = self.dialect.next()
         {
-            self.feed_text(text).await.map_err(failed)?;
+            self.feed_text(text).await?;
         }
         if self.may_handle()
             && let Some(reaction) = self.landed.take()
@@ -242,7 +248,7 @@ impl<'a, D: Dialect> Session<'a, D> {
         loop {
             match reaction {
                 Reaction::Nothing => return Ok(()),
-                Reaction::Answer(answer) => return self.feed_text(answer.into()).await.map_err(failed),
+                Reaction::Answer(answer) => return Ok(self.feed_text(answer.into()).await?),
                 Reaction::Close(close) => return Err(Over::Close(close)),
                 Reaction::Later(mut later) => match later.as_mut().now_or_never() {
                     Some(at_once) => reaction = at_once,
@@ -258,6 +264,10 @@ impl<'a, D: Dialect> Session<'a, D> {
     /// Whether there is somebody to take more.
     fn may_feed(&self) -> bool {
         self.fed < ENOUGH_UNSENT && self.over.is_none() && self.peer_code.is_none()
+    }
+
+    fn may_read(&self) -> bool {
+        !self.is_ahead() && self.pinged < PINGS_PER_FLUSH
     }
 
     fn may_handle(&self) -> bool {
@@ -281,6 +291,7 @@ impl<'a, D: Dialect> Session<'a, D> {
         if self.over.is_some() {
             return Ok(());
         }
+        self.probes.retain(|(_, probe)| !probe.is_closed());
         self.probes.extend(probes.into_iter().map(|probe| (self.pings + 1, probe)));
         if self.is_ahead() && self.fed < ENOUGH_UNSENT {
             self.answer_probes(u64::MAX);
@@ -297,7 +308,7 @@ impl<'a, D: Dialect> Session<'a, D> {
     /// Whether it is this side that does not read, because others have to take first what was read. A peer that does not
     /// take its own answers is none of that.
     fn is_held_up(&self) -> bool {
-        !D::ANSWERS && (self.is_ahead() || self.over.is_some())
+        self.in_flight.is_some() && !D::ANSWERS && (self.is_ahead() || self.over.is_some())
     }
 
     /// Whether everything that was read is handled.
@@ -386,15 +397,4 @@ impl<'a, D: Dialect> Session<'a, D> {
         }
         self.over.get_or_insert(over);
     }
-}
-
-/// What a close without a code means.
-const GOING_AWAY: u16 = 1001;
-
-fn failed(_: Error) -> Over {
-    Over::Gone(Ending::Failed)
-}
-
-async fn sleep_until(clock: Clock, deadline: Duration) {
-    clock.sleep_until(deadline).await;
 }

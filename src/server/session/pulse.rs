@@ -22,6 +22,8 @@ pub struct Pulse {
     next_ping: Duration,
     /// Until the first complete message has come.
     first_message_by: Option<Duration>,
+    /// When it counts as dead however much it says.
+    end_by: Option<Duration>,
 }
 
 /// What time asks for.
@@ -47,6 +49,7 @@ impl Pulse {
             pinged: None,
             next_ping: now + ping_interval,
             first_message_by: first_message_within.map(|within| now + within),
+            end_by: None,
         }
     }
 
@@ -66,11 +69,17 @@ impl Pulse {
         self.pinged = self.pinged.map(|_| now);
     }
 
+    /// Nothing more is said to it: it has so long to take what was said. The first call counts.
+    pub fn end_within(&mut self, time: Duration, now: Duration) {
+        self.end_by.get_or_insert(now + time);
+    }
+
     fn dead_at(&self) -> Option<Duration> {
-        match self.patience {
+        let silent = match self.patience {
             Patience::SinceFrame(patience) => Some(self.last_frame + patience),
             Patience::SincePing(patience) => self.pinged.map(|pinged| pinged + patience),
-        }
+        };
+        [silent, self.end_by].into_iter().flatten().min()
     }
 
     /// When to look next, at the latest.
@@ -109,6 +118,15 @@ mod tests {
         assert_eq!((pulse.beat(70 * SECOND), pulse.beat(90 * SECOND)), (Beat::Nothing, Beat::Ping));
         pulse.pinged_late(100 * SECOND);
         assert_eq!((pulse.beat(130 * SECOND), pulse.beat(140 * SECOND)), (Beat::Ping, Beat::Dead));
+    }
+
+    #[test]
+    fn who_is_to_end_has_its_time_whatever_it_says() {
+        let mut pulse = Pulse::new(Duration::ZERO, 30 * SECOND, Patience::SincePing(30 * SECOND), None);
+        pulse.end_within(20 * SECOND, SECOND);
+        pulse.end_within(20 * SECOND, 10 * SECOND);
+        pulse.heard(20 * SECOND);
+        assert_eq!((pulse.beat(20 * SECOND), pulse.beat(21 * SECOND)), (Beat::Nothing, Beat::Dead));
     }
 
     #[test]
