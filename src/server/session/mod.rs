@@ -129,6 +129,13 @@ impl<'a, D: Dialect> Session<'a, D> {
                 Err(Over::Close(close)) => return self.end(Over::Close(close)).await,
                 Err(gone) => self.over(gone),
             }
+            if self.unflushed
+                && self.frames >= FRAMES_PER_FLUSH
+                && let Some(flushed) = self.sink.flush().now_or_never()
+            {
+                self.flushed(flushed);
+            }
+            self.frames %= FRAMES_PER_FLUSH;
             let stopping = patience.is_some();
             if self.is_idle() {
                 match self.over {
@@ -137,13 +144,6 @@ impl<'a, D: Dialect> Session<'a, D> {
                     None => {}
                 }
             }
-            if self.unflushed
-                && self.frames >= FRAMES_PER_FLUSH
-                && let Some(flushed) = self.sink.flush().now_or_never()
-            {
-                self.flushed(flushed);
-            }
-            self.frames %= FRAMES_PER_FLUSH;
             // After a wake-up everything else has its turn, however often others wake this.
             let rested = !std::mem::take(&mut woken);
             let may_read = self.may_read() && !stopping && self.over.is_none();
