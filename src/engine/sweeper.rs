@@ -113,7 +113,14 @@ impl Engine {
                 after = Some(last);
             }
             let boot = self.0.boot.number;
-            self.run(Promise::Applied, move |turn| turn.changes.live_since(boot)).await?;
+            let shared = self.0.clone();
+            // Of two sweeps at once one writes it.
+            let written = self.run(Promise::Applied, move |turn| {
+                if !shared.sweeper.held_done.swap(true, Ordering::Relaxed) {
+                    turn.changes.live_since(boot);
+                }
+            });
+            written.await?;
             // After a storage failure it is looked at once more.
             let lasted = self.0.epoch.load(Ordering::Relaxed) == epoch;
             self.0.sweeper.held_done.store(lasted, Ordering::Relaxed);
