@@ -238,6 +238,22 @@ impl Metrics {
     }
 }
 
+/// Counts one more in a gauge for as long as it lives.
+pub struct Counted(Gauge);
+
+impl Counted {
+    pub fn one(gauge: &Gauge) -> Counted {
+        gauge.inc();
+        Counted(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

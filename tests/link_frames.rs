@@ -6,26 +6,16 @@ mod daemon;
 mod link;
 
 use daemon::{SECOND, SOON, TestDaemon};
-use link::{HOME, binary, close, closed, hear_frame, hear_text, left, met, phone, send};
+use link::{HOME, binary, close, close_with, closed, hear_frame, hear_text, left, met, phone, send, string};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
-use waypost::client::{ClientError, RawSocket};
+use waypost::client::ClientError;
 
 const KIB: usize = 1024;
 
 async fn dropped(daemon: &TestDaemon, what: &str) -> f64 {
     let metrics = daemon.admin().metrics().await.unwrap();
     daemon::metric(&metrics, &format!("waypost_link_dropped_total{{what=\"{what}\"}}"))
-}
-
-/// A JSON string of so many bytes.
-fn string(bytes: usize) -> String {
-    format!("\"{}\"", "x".repeat(bytes - 2))
-}
-
-async fn close_with(socket: &mut RawSocket, code: u16) {
-    let frame = tokio_tungstenite::tungstenite::protocol::CloseFrame { code: code.into(), reason: "".into() };
-    socket.send(Message::Close(Some(frame))).await.unwrap();
 }
 
 #[tokio::test]

@@ -6,22 +6,10 @@ mod daemon;
 mod link;
 
 use daemon::{SECOND, SOON};
-use link::{HOME, binary, close, closed, hear_frame, hear_text, left, met, phone, send};
+use link::{HOME, binary, close, close_with, closed, hear_frame, hear_text, left, met, phone, send, string};
 use serde_json::json;
-use tokio_tungstenite::tungstenite::Message;
-use waypost::client::RawSocket;
 
 const KIB: usize = 1024;
-
-/// A JSON string of so many bytes.
-fn string(bytes: usize) -> String {
-    format!("\"{}\"", "x".repeat(bytes - 2))
-}
-
-async fn close_with(socket: &mut RawSocket, code: u16) {
-    let frame = tokio_tungstenite::tungstenite::protocol::CloseFrame { code: code.into(), reason: "".into() };
-    socket.send(Message::Close(Some(frame))).await.unwrap();
-}
 
 #[tokio::test]
 async fn what_phones_send_while_the_binary_is_away_arrives_in_order_under_the_same_conn_ids() {

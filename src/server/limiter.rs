@@ -75,8 +75,8 @@ impl Limiter {
 /// Addresses in the table below which nobody looks for those to forget.
 const FEW_ADDRESSES: usize = 1024;
 
-/// How often each address asks over HTTP, or for upgrades of link. An address is forgotten once its bucket is full again, so that the table is as
-/// large as the requests of a short while.
+/// How often each address asks over HTTP, or for upgrades of link. An address is forgotten once its bucket is full again,
+/// so that the table is as large as the requests of a short while.
 pub struct RequestLimiter {
     buckets: Option<RateLimiter<IpAddr, HashMapStateStore<IpAddr>, RunningTime, NoOpMiddleware<Nanos>>>,
     forget_at: AtomicUsize,

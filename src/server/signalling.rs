@@ -13,7 +13,7 @@ use super::upgrade::Socket;
 use crate::engine::Engine;
 use crate::id::SocketId;
 use crate::live::outbox::Close;
-use crate::metrics::{Ending, EndingLabel, ErrorLabel, MessageLabel, Metrics};
+use crate::metrics::{Counted, Ending, EndingLabel, ErrorLabel, MessageLabel, Metrics};
 use crate::wire::Refusal;
 use crate::wire::signalling::{ClientMessage, ServerMessage, decode, encode};
 
@@ -24,8 +24,7 @@ const ABUSE: Close = Close { code: 1008, reason: "rate limit exceeded", ending: 
 /// One socket from its upgrade to its end.
 pub async fn serve(socket: Socket, app: Arc<App>, address: IpAddr, token: Token) {
     let joined = app.engine.join(address);
-    app.metrics.connections.inc();
-    let open = Open(app.clone());
+    let counted = Counted::one(&app.metrics.connections);
     let dialect = Signalling {
         limiter: Limiter::new(app.limits.connections.messages_per_minute, app.clock.clone()),
         socket: joined.outbox.socket,
@@ -47,17 +46,8 @@ pub async fn serve(socket: Socket, app: Arc<App>, address: IpAddr, token: Token)
     app.metrics.ended.get_or_create(&EndingLabel { reason: ended.how }).inc();
     tracing::debug!(socket = joined.outbox.socket.0, how = ?ended.how, "a socket ended");
     // The id is free before the peer has read why.
-    drop((joined, open));
+    drop((joined, counted));
     ended.linger().await;
-}
-
-/// Counts a socket as open until it is dropped.
-struct Open(Arc<App>);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.metrics.connections.dec();
-    }
 }
 
 struct Signalling {

@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use waypost::client::RawSocket;
 use waypost::client::link::upgrade;
 use waypost::config::Settings;
@@ -134,4 +136,14 @@ pub async fn state(daemon: &TestDaemon) -> String {
 pub async fn until_state(daemon: &TestDaemon, wanted: &str) {
     let looking = async { while state(daemon).await != wanted {} };
     tokio::time::timeout(SOON, looking).await.unwrap_or_else(|_| panic!("it does not come to {wanted}"));
+}
+
+/// A JSON string of so many bytes.
+pub fn string(bytes: usize) -> String {
+    format!("\"{}\"", "x".repeat(bytes - 2))
+}
+
+pub async fn close_with(socket: &mut RawSocket, code: u16) {
+    let frame = CloseFrame { code: code.into(), reason: "".into() };
+    socket.send(Message::Close(Some(frame))).await.unwrap();
 }

@@ -31,7 +31,6 @@ struct Inner {
     holder: Option<Holder>,
     /// Those that are attached, and those that have left and of whom the binary has not heard everything.
     phones: HashMap<ConnId, Phone>,
-    attached: usize,
     /// Phones that have left and still have frames here, the first to leave first.
     departed: VecDeque<ConnId>,
     /// For the binary, in the order in which it came.
@@ -148,10 +147,9 @@ impl Slot {
 
     pub(super) fn attach(slot: &Arc<Slot>, conn_id: ConnId, outbox: Arc<Outbox>) -> Option<Attached> {
         let mut inner = slot.lock();
-        if inner.attached >= slot.max_phones {
+        if inner.attached().count() >= slot.max_phones {
             return None;
         }
-        inner.attached += 1;
         let phone = Phone {
             outbox: Some(outbox),
             frames: 0,
@@ -235,7 +233,6 @@ impl Slot {
         if let Some(mut phone) = inner.phones.remove(conn_id) {
             phone.uncount(phone.bytes, &self.budget);
             phone.make_room();
-            inner.attached -= 1;
         }
         outbox.close_after_sending(close);
         Delivered::Done
@@ -250,7 +247,6 @@ impl Slot {
         // From here on no socket answers for its bytes.
         outbox.sent(phone.bytes);
         self.budget.count(phone.bytes);
-        inner.attached -= 1;
         let envelope = left(conn_id, code).into();
         inner.waiting.push_back(Waiting { conn_id: conn_id.clone(), envelope, frame: None });
         inner.departed.push_back(conn_id.clone());
@@ -270,7 +266,6 @@ impl Slot {
         let mut inner = self.lock();
         inner.waiting.clear();
         inner.departed.clear();
-        inner.attached = 0;
         let phones = std::mem::take(&mut inner.phones).into_values();
         phones
             .filter_map(|mut phone| {
@@ -283,17 +278,20 @@ impl Slot {
 
     pub(super) fn phones(&self) -> (usize, usize) {
         let inner = self.lock();
-        (inner.attached, inner.phones.values().map(|phone| phone.bytes).sum())
+        (inner.attached().count(), inner.phones.values().map(|phone| phone.bytes).sum())
     }
 
     pub(super) fn phone_sockets(&self) -> Vec<SocketId> {
-        let inner = self.lock();
-        let outboxes = inner.phones.values().filter_map(|phone| phone.outbox.as_ref());
-        outboxes.map(|outbox| outbox.socket).collect()
+        self.lock().attached().map(|outbox| outbox.socket).collect()
     }
 }
 
 impl Inner {
+    /// Those of the phones that are still here.
+    fn attached(&self) -> impl Iterator<Item = &Arc<Outbox>> {
+        self.phones.values().filter_map(|phone| phone.outbox.as_ref())
+    }
+
     /// The phone that the binary of this generation means.
     fn phone_of(&self, generation: Generation, conn_id: &str) -> Option<&Arc<Outbox>> {
         self.holder.as_ref().filter(|holder| holder.open && holder.generation == generation)?;

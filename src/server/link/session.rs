@@ -5,7 +5,6 @@
 
 use std::net::IpAddr;
 
-use prometheus_client::metrics::gauge::Gauge;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::super::App;
@@ -17,7 +16,7 @@ use crate::id::{LinkId, SocketId};
 use crate::limits::LinkRules;
 use crate::live::link::{Attached, Delivered, Forwarded};
 use crate::live::outbox::{Close, GOING_AWAY};
-use crate::metrics::{Dropped, DroppedLabel, Ending, EndingLabel};
+use crate::metrics::{Counted, Dropped, DroppedLabel, Ending, EndingLabel};
 use crate::wire::link::{CloseCode, Envelope, envelope, is_json};
 
 const NOT_TEXT: Close = Close { code: 1007, reason: "text is not UTF-8", ending: Ending::NotText };
@@ -25,22 +24,6 @@ const NOT_JSON: Close = Close { code: 1007, reason: "frame is not JSON", ending:
 const OVERLOADED: Close = Close { code: 1013, reason: "overloaded", ending: Ending::Unavailable };
 const STORAGE_UNAVAILABLE: Close =
     Close { code: 1013, reason: "storage unavailable", ending: Ending::Unavailable };
-
-/// Counts what is connected for as long as it lives.
-struct Counted(Gauge);
-
-impl Counted {
-    fn one(gauge: &Gauge) -> Counted {
-        gauge.inc();
-        Counted(gauge.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
 
 fn rules(link: &LinkRules, not_text: Close) -> Rules {
     Rules {

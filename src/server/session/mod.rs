@@ -337,8 +337,8 @@ impl<'a, D: Dialect> Session<'a, D> {
         Ok(())
     }
 
-    /// Answers those who asked up to this ping. Other frames do not answer: they may have
-    /// been under way for longer, with the end of the connection behind them.
+    /// Answers those who asked up to this ping. Other frames do not answer: they may have been under way for longer, with
+    /// the end of the connection behind them.
     fn answer_probes(&mut self, ping: u64) {
         for (_, probe) in self.probes.extract_if(.., |(number, _)| *number <= ping) {
             // Whoever asked may have stopped waiting.
