@@ -1,6 +1,7 @@
 //! Owns the settings: which sections there are, where their values come from and which source beats which, and how
 //! they are printed. Must not know what anybody does with them.
 
+mod contradictions;
 mod print;
 
 use std::ffi::OsString;
@@ -15,8 +16,8 @@ use ipnet::IpNet;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 use crate::limits::{
-    ConnectionLimits, DirectoryRules, Drain, Key, Limits, LinkRules, Liveness, PeerRules, RelayRules,
-    RendezvousRules, Rule, Setting, Sweep, TurnRules, Visitor, section, words,
+    ChunkRules, ConnectionLimits, DirectoryRules, Drain, Key, Limits, LinkRules, Liveness, PairingRules,
+    PeerRules, RelayRules, RendezvousRules, Rule, Setting, Sweep, TurnRules, Visitor, section, words,
 };
 use print::Printer;
 
@@ -76,6 +77,8 @@ pub struct Settings {
     pub liveness: Liveness,
     pub relays: RelayRules,
     pub rendezvous: RendezvousRules,
+    pub pairing: PairingRules,
+    pub chunks: ChunkRules,
     pub peers: PeerRules,
     pub turn: TurnRules,
     pub directory: DirectoryRules,
@@ -124,6 +127,8 @@ impl Settings {
             liveness,
             relays,
             rendezvous,
+            pairing,
+            chunks,
             peers,
             turn,
             mut directory,
@@ -133,7 +138,20 @@ impl Settings {
             ..
         } = self.clone();
         directory.allow_private |= self.server.listen.ip().is_loopback();
-        Limits { connections, liveness, relays, rendezvous, peers, turn, directory, link, sweep, drain }
+        Limits {
+            connections,
+            liveness,
+            relays,
+            rendezvous,
+            pairing,
+            chunks,
+            peers,
+            turn,
+            directory,
+            link,
+            sweep,
+            drain,
+        }
     }
 
     /// Every section and key with its doc comment, as a TOML file that reads back as these settings.
@@ -150,42 +168,14 @@ impl Settings {
         self.liveness.visit(visitor);
         self.relays.visit(visitor);
         self.rendezvous.visit(visitor);
+        self.pairing.visit(visitor);
+        self.chunks.visit(visitor);
         self.peers.visit(visitor);
         self.turn.visit(visitor);
         self.directory.visit(visitor);
         self.link.visit(visitor);
         self.sweep.visit(visitor);
         self.drain.visit(visitor);
-    }
-
-    /// Rules between two keys.
-    fn report_contradictions(&self, reader: &mut Reader) {
-        let (liveness, connections) = (&self.liveness, &self.connections);
-        reader.expect(
-            ("liveness.timeout", &liveness.timeout),
-            "longer than",
-            ("liveness.ping_interval", &liveness.ping_interval),
-            |timeout, interval| timeout > interval,
-        );
-        // Else the longest legal message would cost its receiver the socket.
-        reader.expect(
-            ("limits.outbox_bytes", &connections.outbox_bytes),
-            "at least",
-            ("limits.max_message_bytes", &connections.max_message_bytes),
-            |outbox, message| outbox >= message,
-        );
-        reader.expect(
-            ("limits.outbox_total_bytes", &connections.outbox_total_bytes),
-            "at least",
-            ("limits.outbox_bytes", &connections.outbox_bytes),
-            |total, outbox| total >= outbox,
-        );
-        reader.expect(
-            ("link.phone_queue_bytes", &self.link.phone_queue_bytes),
-            "at least",
-            ("link.max_message_bytes", &self.link.max_message_bytes),
-            |queue, message| queue >= message,
-        );
     }
 }
 
@@ -336,24 +326,6 @@ impl Reader {
                 }
             }
         }
-    }
-
-    /// Reports a rule between two keys, unless one of the two is already known to be wrong.
-    fn expect<T: Setting>(
-        &mut self,
-        (key, value): (&str, &T),
-        relation: &str,
-        (other, limit): (&str, &T),
-        holds: fn(&T, &T) -> bool,
-    ) {
-        let reported = self.problems.iter().any(|problem| problem.key == key || problem.key == other);
-        if reported || holds(value, limit) {
-            return;
-        }
-        let (limit, value) = (limit.to_toml(), value.to_toml());
-        let [origin, beside] = [key, other].map(|key| origin(self.figment.find_metadata(key)));
-        let message = format!("expected {relation} {other} = {limit} ({beside}), found {value}");
-        self.problems.push(Problem { origin, key: key.to_owned(), message });
     }
 
     fn report(&mut self, key: String, value: &Value, message: String) {

@@ -1,7 +1,7 @@
 //! Validated identifiers and the secrets that belong to them.
 //!
-//! Owns what a well-formed peer id, pairing code, point, node id, server id or token is (protocol: signalling, sections
-//! 1 and 6; bootstrap; directory; link, section 1) and the names of the lease kinds. Knows nothing else of ours.
+//! Owns what a well-formed peer id, pairing code, point, chunk, node id, server id or token is (protocol: signalling;
+//! bootstrap; directory; link, section 1) and the names of the lease kinds. Knows nothing else of ours.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -21,11 +21,19 @@ pub enum Kind {
     TurnSession = 4,
     Server = 5,
     Claim = 6,
+    Chunk = 7,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 6] =
-        [Kind::Relay, Kind::Registration, Kind::Peer, Kind::TurnSession, Kind::Server, Kind::Claim];
+    pub const ALL: [Kind; 7] = [
+        Kind::Relay,
+        Kind::Registration,
+        Kind::Peer,
+        Kind::TurnSession,
+        Kind::Server,
+        Kind::Claim,
+        Kind::Chunk,
+    ];
 
     /// The name used on the wire, in metrics, in tree names and by the CLI.
     pub const fn name(self) -> &'static str {
@@ -36,6 +44,7 @@ impl Kind {
             Kind::TurnSession => "turn_session",
             Kind::Server => "server",
             Kind::Claim => "claim",
+            Kind::Chunk => "chunk",
         }
     }
 
@@ -136,6 +145,66 @@ impl PointKey {
     }
 }
 
+/// Characters of a chunkId or channelId at most.
+const CHUNK_ID_CHARACTERS: usize = 256;
+
+/// A chunkId, or a channelId that was given: 1 to 256 characters.
+pub fn is_chunk_id(text: &str) -> bool {
+    // A character has four bytes at most, so that a long text is not counted through.
+    (1..=4 * CHUNK_ID_CHARACTERS).contains(&text.len()) && text.chars().count() <= CHUNK_ID_CHARACTERS
+}
+
+/// What a chunk is named by: its channel, empty where none is given, and its id there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ChunkName {
+    channel: Arc<str>,
+    chunk: Arc<str>,
+}
+
+impl ChunkName {
+    pub fn parse(channel: &str, chunk: &str) -> Option<ChunkName> {
+        let fits = (channel.is_empty() || is_chunk_id(channel)) && is_chunk_id(chunk);
+        fits.then(|| ChunkName { channel: channel.into(), chunk: chunk.into() })
+    }
+
+    pub fn channel(&self) -> &Arc<str> {
+        &self.channel
+    }
+
+    pub fn chunk(&self) -> &Arc<str> {
+        &self.chunk
+    }
+
+    pub fn key(&self) -> ChunkKey {
+        // With the length before it nothing else than this channel can be read out of the bytes.
+        let length = (self.channel.len() as u64).to_be_bytes();
+        let digest = Sha256::new().chain_update(length).chain_update(&*self.channel);
+        ChunkKey(digest.chain_update(&*self.chunk).finalize().into())
+    }
+}
+
+/// A chunk's name in a fixed size: the SHA-256 of both its parts.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChunkKey([u8; 32]);
+
+impl ChunkKey {
+    /// As base64url without padding: 43 characters.
+    pub fn text(&self) -> String {
+        URL_SAFE_NO_PAD.encode(self.0)
+    }
+
+    /// The reverse of [`ChunkKey::text`].
+    pub fn parse(text: &str) -> Option<ChunkKey> {
+        URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok().map(ChunkKey)
+    }
+}
+
+impl fmt::Debug for ChunkKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text())
+    }
+}
+
 /// One socket's number, never repeated within a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SocketId(pub u64);
@@ -211,6 +280,45 @@ mod tests {
         assert!(is_pairing_code("ABC234"));
         for bad in ["ABC23", "ABC2345", "ABCI23", "ABCO23", "ABC123", "ABC023", "abc234", "ABC23É"] {
             assert!(!is_pairing_code(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn chunks_are_named_by_characters_and_only_a_channel_may_be_empty() {
+        let longest = "🦀".repeat(256);
+        for good in ["a", " \n\0", &longest] {
+            assert!(is_chunk_id(good), "{good:?}");
+            let name = ChunkName::parse(good, good).unwrap();
+            assert_eq!((&**name.channel(), &**name.chunk()), (good, good));
+            assert!(ChunkName::parse("", good).is_some());
+            assert!(ChunkName::parse(good, "").is_none());
+        }
+        for bad in ["x".repeat(257), format!("{longest}x"), "x".repeat(100_000)] {
+            assert!(!is_chunk_id(&bad), "{} bytes", bad.len());
+            assert!(ChunkName::parse(&bad, "a").is_none() && ChunkName::parse("a", &bad).is_none());
+        }
+        assert!(!is_chunk_id(""));
+    }
+
+    #[test]
+    fn keys_of_chunks_differ_wherever_a_name_does_and_travel_as_text() {
+        let key = |channel: &str, chunk: &str| ChunkName::parse(channel, chunk).unwrap().key();
+        let eight = "\0\0\0\0\0\0\0\u{1}";
+        let mut keys =
+            vec![key("a", "bc"), key("ab", "c"), key("", "abc"), key("abc", "abc"), key("", eight)];
+        keys.extend([key("", &format!("{eight}a")), key("a", eight)]);
+        for key in &keys {
+            assert_eq!((key.text().len(), ChunkKey::parse(&key.text())), (43, Some(*key)));
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), 7);
+        assert_eq!(key("a", "bc"), key("a", "bc"));
+        let whole = "A".repeat(43);
+        assert!(ChunkKey::parse(&whole).is_some());
+        for bad in ["", &whole[1..], &format!("{whole}A"), &format!("{whole}="), &format!("{}B", &whole[1..])]
+        {
+            assert_eq!(ChunkKey::parse(bad), None, "{bad:?}");
         }
     }
 

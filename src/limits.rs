@@ -26,6 +26,40 @@ pub const MAX_DROP_BYTES_PER_RESULT: usize = 512 * KIB;
 pub const RELAYS_ON_REGISTER: usize = 10;
 /// Relays in one answer, however many are asked for (signalling, section 3).
 pub const MAX_RELAYS_PER_ANSWER: usize = 100;
+/// Pair requests that wait for one code's answer (signalling, section 5).
+pub const MAX_PAIR_REQUESTS_PER_CODE: usize = 10;
+/// Links of one pairing code; a further one ends the oldest.
+pub const MAX_LINKS_PER_CODE: usize = 16;
+/// Characters that are kept of a linked device's name (signalling, section 5).
+pub const MAX_DEVICE_NAME_CHARACTERS: usize = 128;
+/// Bytes of a call's session description and of one of its candidates (signalling, section 5).
+pub const MAX_SDP_BYTES: usize = 64 * KIB;
+pub const MAX_CANDIDATE_BYTES: usize = KIB;
+/// Bytes of a chunk, as JSON (signalling, section 5).
+pub const MAX_CHUNK_BYTES: usize = 64 * KIB;
+/// Chunks in one announcement (signalling, section 5).
+pub const MAX_CHUNKS_PER_ANNOUNCE: usize = 100;
+/// Chunks that one socket has announced and may be asked for; a further one is refused.
+pub const MAX_CHUNKS_PER_SOCKET: usize = 10_000;
+/// The same of all sockets together.
+pub const MAX_ANNOUNCED_CHUNKS: usize = 1_000_000;
+/// Sockets that may be asked for one chunk; a further one takes the place of the one whose announcement ends first.
+pub const MAX_SOURCES_PER_CHUNK: usize = 64;
+/// Time after which an announcement counts no more (signalling, section 5).
+pub const CHUNK_SOURCE_TTL: Duration = HOUR;
+/// Time for which a request waits for a chunk (signalling, section 5).
+pub const CHUNK_REQUEST_TTL: Duration = Duration::from_secs(2 * 60);
+/// Chunks that one socket waits for.
+pub const MAX_CHUNK_REQUESTS_PER_SOCKET: usize = 256;
+/// Channels that one socket subscribes to (signalling, section 5).
+pub const MAX_SUBSCRIPTIONS_PER_SOCKET: usize = 100;
+/// Sockets that subscribe to one channel: what is announced in it goes to all of them.
+pub const MAX_SUBSCRIBERS_PER_CHANNEL: usize = 1000;
+/// Chunks that a new subscriber is told of, the newest first, and bytes of their ids.
+pub const MAX_CHUNKS_TOLD: usize = 1000;
+pub const MAX_CHUNK_BYTES_TOLD: usize = 256 * KIB;
+/// Requests and announcements whose time is up that are looked at in one turn of the writer.
+pub const RUNG_PER_TURN: usize = 1024;
 /// Messages dropped for their rate within 60 s before the socket is closed (signalling, section 1).
 pub const DROPPED_MESSAGES_BEFORE_CLOSE: u32 = 300;
 /// Requests that wait for the writer thread.
@@ -76,6 +110,8 @@ section! {
         max_connections_per_address: usize = 50, AtLeast(1);
         /// Messages in 60 s per socket, and the burst it may spend at once; 0 = no limit.
         messages_per_minute: u32 = 100;
+        /// Pair and link requests in 60 s per socket, and the burst it may spend at once; 0 = no limit.
+        pair_requests_per_minute: u32 = 10;
         /// Bytes of one message; a larger one closes the socket with 1009.
         max_message_bytes: usize = 256 * KIB, AtLeast(KIB);
         /// Time from the upgrade to the first complete message.
@@ -143,6 +179,28 @@ section! {
         max_entries: usize = 20_000_000, AtLeast(1);
         /// Bytes of names and dead drops in all; past it a registration is refused as "Registry full".
         max_stored_bytes: u64 = 8 * 1024 * MIB as u64, AtLeast(1);
+    }
+}
+
+section! {
+    /// Pair requests and link requests between peers.
+    pairing: PairingRules {
+        /// Time after which a pair request or link request ends unanswered.
+        request_timeout: Duration = 2 * MINUTE, AtLeast(MILLISECOND);
+        /// How long before its end both sides of a pair request are warned; "0s" = not at all.
+        warning: Duration = 30 * SECOND;
+    }
+}
+
+section! {
+    /// Chunks that are cached.
+    chunks: ChunkRules {
+        /// Time after which a chunk that was pushed ends.
+        ttl: Duration = 30 * MINUTE, AtLeast(MILLISECOND);
+        /// Bytes of chunks that are cached, names and about 256 bytes for each included; past it the least recently used go.
+        cache_bytes: u64 = 64 * MIB as u64, AtLeast(128 * KIB as u64);
+        /// Time that a source has to push a chunk that it was asked for; past it the next one is asked.
+        pull_timeout: Duration = 10 * SECOND, AtLeast(MILLISECOND);
     }
 }
 
@@ -256,6 +314,8 @@ pub struct Limits {
     pub liveness: Liveness,
     pub relays: RelayRules,
     pub rendezvous: RendezvousRules,
+    pub pairing: PairingRules,
+    pub chunks: ChunkRules,
     pub peers: PeerRules,
     pub turn: TurnRules,
     pub directory: DirectoryRules,

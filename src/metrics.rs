@@ -188,6 +188,22 @@ metrics! {
     cleaned: Family<KindLabel, Counter> = Family::default(), "leases_cleaned";
     /// HTTP requests answered on the public address, by route and status.
     http: Family<HttpLabel, Counter> = Family::default(), "http_requests";
+    /// Pairing codes held.
+    codes: Gauge = Gauge::default(), "pairing_codes";
+    /// Pair requests that wait for an answer.
+    pair_requests: Gauge = Gauge::default(), "pair_requests";
+    /// Link requests that wait for an answer.
+    link_requests: Gauge = Gauge::default(), "link_requests";
+    /// Links between two devices.
+    device_links: Gauge = Gauge::default(), "device_links";
+    /// Announcements of chunks that may be pulled.
+    chunk_sources: Gauge = Gauge::default(), "chunk_sources";
+    /// Requests that wait for a chunk.
+    chunk_requests: Gauge = Gauge::default(), "chunk_requests";
+    /// Subscriptions to channels.
+    subscriptions: Gauge = Gauge::default(), "channel_subscriptions";
+    /// Chunks that went before their time, for lack of room.
+    chunks_evicted: Counter = Counter::default(), "chunks_evicted";
     /// Binaries connected now, those in their grace left out.
     binaries: Gauge = Gauge::default(), "link_binaries";
     /// Phones connected now.

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use waypost::client::RawSocket;
 use waypost::client::admin::LeaseFilter;
-use waypost::store::Faults;
+use waypost::id::ChunkName;
+use waypost::store::{Changes, ChunkRecord, Faults, Indexed, LeaseKey, Store};
 
 const GUARDED: [&str; 6] = [
     "/metrics",
@@ -241,6 +242,55 @@ async fn leases_are_listed_page_by_page_and_dead_drops_shown_by_size_and_digest_
     }
 }
 
+/// A chunk of ann's in the store of a daemon that is stopped; tells its key and the digest of its data.
+fn put_chunk(store: &Path, end: u64, data: &str) -> (String, [u8; 32]) {
+    let key = LeaseKey::chunk(&ChunkName::parse("world", "0,0").unwrap().key());
+    let digest = Sha256::digest(data).into();
+    let (owner, channel, chunk) = ("ann".into(), "world".into(), "0,0".into());
+    let record = ChunkRecord { owner, channel, chunk, end, digest, data: data.into() };
+    let store = Store::open(store, Faults::default()).unwrap();
+    let mut changes = Changes::default();
+    assert!(changes.put_new(&key, &record, Indexed::at(end)) > 1);
+    store.commit(&changes).unwrap();
+    store.flush().unwrap();
+    (key.text(), digest)
+}
+
+#[tokio::test]
+async fn chunks_are_counted_swept_and_shown_by_size_and_digest_alone() {
+    let mut daemon = TestDaemon::start().await;
+    daemon.stop([]).await;
+    let secret = "secret of ann ".repeat(1000);
+    let end = BEGINNING + 30 * 60_000;
+    let (key, digest) = put_chunk(&daemon.data_dir().join(waypost::daemon::STORE), end, &secret);
+    daemon.start_again().await;
+    let admin = daemon.admin();
+    assert_eq!(daemon.status().await.leases.chunk, 1);
+    daemon.until_metric("waypost_leases{kind=\"chunk\"}", 1.0).await;
+    let listed = admin.leases(&LeaseFilter { kind: Some("chunk".into()), ..LeaseFilter::default() }).await;
+    let [shown] = &listed.unwrap().leases[..] else { panic!("there is one") };
+    assert_eq!((shown.kind.as_str(), &shown.key, shown.peer_id.as_str()), ("chunk", &key, "ann"));
+    assert_eq!((shown.ends, shown.indexed), (Some(end), end));
+    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let record = json!({"channelId": "world", "chunkId": "0,0", "bytes": 14_000, "sha256": digest});
+    assert_eq!(shown.record, record);
+    assert_eq!(admin.lease("chunk", &key).await.unwrap().unwrap().record, record);
+    let alone = format!("/admin/api/leases/chunk/{key}");
+    for path in ["/admin/api/leases", &alone, "/metrics"] {
+        let body = get(&daemon, path).await.text().await.unwrap();
+        assert!(!body.contains("secret of"), "{path}: {body}");
+    }
+    let checked = daemon.engine().check().await.unwrap();
+    assert!(checked.report.is_clean() && checked.memory_agrees);
+
+    assert_eq!(admin.sweep().await.unwrap().chunk, 0);
+    // A leap, so that the sweeper itself holds back.
+    daemon.clock.step_wall(2 * HOUR);
+    assert_eq!(admin.sweep().await.unwrap().chunk, 1);
+    assert_eq!(daemon.status().await.leases.chunk, 0);
+    assert!(admin.lease("chunk", &key).await.unwrap().is_none());
+}
+
 #[tokio::test]
 async fn what_is_not_there_or_not_understood_is_refused_with_a_code() {
     let daemon = TestDaemon::start().await;
@@ -252,6 +302,7 @@ async fn what_is_not_there_or_not_understood_is_refused_with_a_code() {
         ("/admin/api/leases?cursor=registration/x", StatusCode::BAD_REQUEST, "bad_request"),
         ("/admin/api/leases/nonsense/1", StatusCode::BAD_REQUEST, "bad_request"),
         ("/admin/api/leases/registration/x", StatusCode::BAD_REQUEST, "bad_request"),
+        ("/admin/api/leases/chunk/x", StatusCode::BAD_REQUEST, "bad_request"),
         ("/admin/api/leases/registration/7", StatusCode::NOT_FOUND, "not_found"),
         ("/admin/api/leases/relay/nobody", StatusCode::NOT_FOUND, "not_found"),
         ("/admin/api/nothing", StatusCode::NOT_FOUND, "not_found"),

@@ -63,6 +63,14 @@ fn defaults_need_no_file() {
     assert_eq!(limits.connections.max_message_bytes, 262_144);
     assert_eq!(limits.rendezvous.daily_ttl, Duration::from_secs(48 * 60 * 60));
     assert_eq!(limits.rendezvous.max_stored_bytes, 8 * 1024 * 1024 * 1024);
+    assert_eq!(limits.connections.pair_requests_per_minute, 10);
+    let (pairing, chunks) = (&limits.pairing, &limits.chunks);
+    assert_eq!(
+        (pairing.request_timeout, pairing.warning),
+        (Duration::from_secs(120), Duration::from_secs(30))
+    );
+    assert_eq!((chunks.ttl, chunks.pull_timeout), (Duration::from_secs(30 * 60), Duration::from_secs(10)));
+    assert_eq!(chunks.cache_bytes, 64 * 1024 * 1024);
 }
 
 #[test]
@@ -81,6 +89,8 @@ fn printed_settings_read_back_as_themselves() {
     changed.connections.messages_per_minute = 0;
     changed.liveness.ping_interval = Duration::new(1, 1);
     changed.relays.restart_grace = Duration::ZERO;
+    changed.pairing.warning = Duration::ZERO;
+    changed.chunks.cache_bytes = 128 * 1024;
     changed.rendezvous.keep_drops = false;
     changed.rendezvous.max_stored_bytes = i64::MAX as u64;
     let printed = changed.to_toml_with_comments();
@@ -173,6 +183,12 @@ fn every_fault_is_told_at_once_with_its_source() {
         [liveness]
         timeout = "soon"
         takeover_probe = "0s"
+        [pairing]
+        request_timeout = "0s"
+        [chunks]
+        ttl = "0s"
+        cache_bytes = 131_071
+        pull_timeout = "0ms"
         [rendezvuos]
         keep_drops = 1
         [rendezvous]
@@ -207,10 +223,14 @@ fn every_fault_is_told_at_once_with_its_source() {
         r#"waypost.toml: rendezvous.max_points: expected a whole number from 0 to 9223372036854775807, found string "50""#,
         r#"flag --set: rendezvous.max_tokens: expected a whole number from 0 to 9223372036854775807, found string "-1""#,
         r#"flag --set: rendezvous.max_stored_bytes: expected a whole number from 0 to 9223372036854775807, found string "18446744073709551615""#,
-        "waypost.toml: limits.mesages_per_minute: unknown key, expected one of max_connections, max_connections_per_address, messages_per_minute, max_message_bytes, first_message_timeout, outbox_bytes, outbox_total_bytes, http_requests_per_minute, link_upgrades_per_minute, link_upgrade_burst",
-        "environment variable WAYPOST_NOPE__X: nope: unknown section, expected one of directory, drain, limits, link, liveness, log, peers, relays, rendezvous, server, sweep, turn",
+        r#"waypost.toml: pairing.request_timeout: expected at least "1ms", found string "0s""#,
+        r#"waypost.toml: chunks.ttl: expected at least "1ms", found string "0s""#,
+        "waypost.toml: chunks.cache_bytes: expected at least 131072, found signed int `131071`",
+        r#"waypost.toml: chunks.pull_timeout: expected at least "1ms", found string "0ms""#,
+        "waypost.toml: limits.mesages_per_minute: unknown key, expected one of max_connections, max_connections_per_address, messages_per_minute, pair_requests_per_minute, max_message_bytes, first_message_timeout, outbox_bytes, outbox_total_bytes, http_requests_per_minute, link_upgrades_per_minute, link_upgrade_burst",
+        "environment variable WAYPOST_NOPE__X: nope: unknown section, expected one of chunks, directory, drain, limits, link, liveness, log, pairing, peers, relays, rendezvous, server, sweep, turn",
         "environment variable WAYPOST_RELAYS__NOPE: relays.nope: unknown key, expected one of restart_grace",
-        "waypost.toml: rendezvuos: unknown section, expected one of directory, drain, limits, link, liveness, log, peers, relays, rendezvous, server, sweep, turn",
+        "waypost.toml: rendezvuos: unknown section, expected one of chunks, directory, drain, limits, link, liveness, log, pairing, peers, relays, rendezvous, server, sweep, turn",
         "waypost.toml: sweep: expected a section, found signed int `5`",
     ];
     assert_eq!(load(&sources).unwrap_err(), expected);
@@ -219,9 +239,13 @@ fn every_fault_is_told_at_once_with_its_source() {
 #[test]
 fn keys_that_contradict_each_other_are_told_with_both_sources() {
     let file = settings_file("liveness.ping_interval = \"2m\"\nlimits.max_message_bytes = 4096");
-    let sources = Sources::default().file(&file.path).flag("--set", "limits", "outbox_bytes", "4095");
+    let sources = Sources::default()
+        .file(&file.path)
+        .flag("--set", "limits", "outbox_bytes", "4095")
+        .environment([("WAYPOST_PAIRING__WARNING", "2m")]);
     let expected = [
         r#"default: liveness.timeout: expected longer than liveness.ping_interval = "2m" (waypost.toml), found "1m""#,
+        r#"default: pairing.request_timeout: expected longer than pairing.warning = "2m" (environment variable WAYPOST_PAIRING__WARNING), found "2m""#,
         "flag --set: limits.outbox_bytes: expected at least limits.max_message_bytes = 4096 (waypost.toml), found 4095",
     ];
     let lines = Settings::load(&sources).unwrap_err().to_string();

@@ -148,6 +148,7 @@ fn the_store_of_schema_3_says_what_it_said() {
         Row::TurnSession { id, record } => assert_eq!((id, record), session()),
         Row::Server { id, record, indexed } => assert_eq!(((id, record), indexed), (server(), SEEN.end)),
         Row::Claim { id, record } => assert_eq!(Some((id, record)), expected.next()),
+        row => panic!("{row:?}"),
     });
     let folded = folded.unwrap();
     assert_eq!((folded.rows, folded.last_sequence, expected.next()), (10, 7, None));

@@ -5,8 +5,9 @@ mod common;
 
 use common::registry::{START, from};
 use common::store::{Place, commit, put, put_relay, registration, relay, rows, tamper};
+use waypost::id::ChunkName;
 use waypost::registry::rendezvous::Rendezvous;
-use waypost::store::{Amendment, Changes, Index, Indexed, LeaseKey, Problem, Undecodable};
+use waypost::store::{Amendment, Changes, ChunkRecord, Index, Indexed, LeaseKey, Problem, Undecodable};
 
 const INDEX: &str = "index.expiry";
 const RELAYS: &str = "lease.relay";
@@ -169,6 +170,53 @@ fn a_row_that_does_not_decode_is_told_and_stops_nothing() {
     commit(&store, |changes| put(changes, 3, &registration("dan", 12, 22), 12));
     drop(store);
     assert_eq!(rows(&place.open()).len(), 3);
+}
+
+#[test]
+fn a_chunk_with_parts_that_are_not_its_own_or_under_another_key_is_found() {
+    let place = Place::new();
+    let store = place.open();
+    let name = |chunk| ChunkName::parse("", chunk).unwrap();
+    let record = |chunk: &'static str| ChunkRecord {
+        owner: "ann".into(),
+        channel: "".into(),
+        chunk: chunk.into(),
+        end: 10,
+        digest: [7; 32],
+        data: "x".repeat(5000).into(),
+    };
+    let [whole, cut, longer, other] = ["whole", "cut", "longer", "other"].map(|text| name(text).key().text());
+    commit(&store, |changes| {
+        for chunk in ["whole", "cut", "longer"] {
+            assert_eq!(
+                changes.put_new(&LeaseKey::chunk(&name(chunk).key()), &record(chunk), Indexed::at(10)),
+                2
+            );
+        }
+        changes.put_new(&LeaseKey::chunk(&name("other").key()), &record("another"), Indexed::at(10));
+    });
+    store.flush().unwrap();
+    drop(store);
+    let part = |text: &str, number: u8| [text.as_bytes(), &[2, 0, number]].concat();
+    let found = problems(&place, |db| {
+        let chunks = db.open_tree("lease.chunk").unwrap();
+        chunks.remove(part(&cut, 1)).unwrap().unwrap();
+        chunks.insert(part(&longer, 2), "x").unwrap();
+    });
+    let of = |key: &str| {
+        found.iter().find(|problem| matches!(problem, Problem::Undecodable { key: of, .. } if of == key))
+    };
+    for key in [&cut, &longer] {
+        assert!(
+            matches!(of(key), Some(Problem::Undecodable { reason: Undecodable::Codec(_), .. })),
+            "{found:?}"
+        );
+    }
+    assert_eq!(
+        of(&other),
+        Some(&undecodable("chunk", &other, Undecodable::Codec("the key is malformed".into())))
+    );
+    assert_eq!((of(&whole), found.len()), (None, 3));
 }
 
 /// A new registration under the number of a row that does not decode would overwrite what is to be left alone, and take

@@ -24,9 +24,9 @@ pub enum Command {
         #[command(flatten)]
         options: Options,
     },
-    /// List leases; --json shows their records, with the size and digest of a dead drop, never its content.
+    /// List leases; --json shows their records, with a dead drop's or chunk's size and digest, never its content.
     Leases {
-        /// Only this kind: relay, registration, peer, turn_session, server or claim.
+        /// Only this kind: relay, registration, peer, turn_session, server, claim or chunk.
         #[arg(long)]
         kind: Option<String>,
         /// Only keys that begin so.
@@ -214,6 +214,7 @@ fn status(status: &Status) -> String {
         ("dead drops", size(leases.dead_drop_bytes)),
         ("peers", format!("{}; {} TURN sessions", leases.peer, leases.turn_session)),
         ("servers", leases.server.to_string()),
+        ("chunks", leases.chunk.to_string()),
         (
             "link",
             format!(
@@ -245,10 +246,10 @@ fn status(status: &Status) -> String {
 }
 
 fn swept(swept: &Swept) -> String {
-    let Swept { relay, registration, peer, turn_session, server, claim } = swept;
+    let Swept { relay, registration, peer, turn_session, server, claim, chunk } = swept;
     format!(
         "swept {relay} relays, {registration} registrations, {peer} peers, {turn_session} TURN sessions, \
-         {server} servers and {claim} claims\n"
+         {server} servers, {claim} claims and {chunk} chunks\n"
     )
 }
 

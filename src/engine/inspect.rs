@@ -15,7 +15,7 @@ use crate::live::outbox::Outbox;
 use crate::registry::Registries;
 use crate::store::{LeaseKey, Report, Row, SCHEMA};
 use crate::wire::admin::{
-    Connection, ConnectionCounts, EngineStatus, Lease, LeasePage, Leases, Status, StoreStatus,
+    Connection, ConnectionCounts, EngineStatus, Lease, LeasePage, Leases, LiveCounts, Status, StoreStatus,
 };
 
 /// Which leases to list.
@@ -40,7 +40,7 @@ pub struct Checked {
 impl Engine {
     /// Everything that one look should tell; the addresses among the connections are the server's to count.
     pub async fn status(&self, addresses: usize) -> Result<Status, Unavailable> {
-        let (leases, open, ids) = self
+        let (leases, live, open, ids) = self
             .run(Promise::None, |turn| {
                 let registries = &turn.core.registries;
                 let totals = registries.rendezvous.totals();
@@ -51,11 +51,22 @@ impl Engine {
                     turn_session: registries.count(Kind::TurnSession),
                     server: registries.count(Kind::Server),
                     claim: registries.count(Kind::Claim),
+                    chunk: registries.count(Kind::Chunk),
                     points: totals.points,
                     tokens: totals.tokens,
                     dead_drop_bytes: totals.payload_bytes,
                 };
-                (leases, turn.core.hub.len(), turn.core.hub.ids())
+                let (pairing, chunks) = (turn.core.pairing.counts(), turn.core.chunks.counts());
+                let live = LiveCounts {
+                    pairing_codes: pairing.codes,
+                    pair_requests: pairing.pair_requests,
+                    link_requests: pairing.link_requests,
+                    device_links: pairing.links,
+                    chunk_sources: chunks.sources,
+                    chunk_requests: chunks.requests,
+                    subscriptions: chunks.subscriptions,
+                };
+                (leases, live, turn.core.hub.len(), turn.core.hub.ids())
             })
             .await?;
         let stored = self.read_store(|store| Ok((store.next_expiry(0)?, store.size_on_disk()))).await;
@@ -96,6 +107,7 @@ impl Engine {
                 phones: metrics.phones.get() as usize,
                 unsent_bytes: shared.budget.used(),
             },
+            live,
         })
     }
 

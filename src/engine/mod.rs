@@ -3,34 +3,42 @@
 //! Owns the way of a request: a bounded queue, one writer thread, one flusher thread, the promise that an answer
 //! keeps, and effects after the commit. Must not know HTTP or WebSocket.
 
+mod alarm;
 mod bootstrap;
+mod chunks;
 mod directory;
+mod flusher;
 mod inspect;
 mod link;
+mod pairing;
 mod shown;
 mod signalling;
 mod sweeper;
+mod turn;
 mod writer;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use tokio::sync::{Notify, oneshot, watch};
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::clock::{Clock, Millis};
-use crate::id::{Generation, SocketId};
+use crate::id::SocketId;
 use crate::limits::{ENGINE_QUEUE, Limits};
+use crate::live::chunks::ChunkRelay;
 use crate::live::hub::Hub;
 use crate::live::link::Links;
 use crate::live::outbox::{Budget, Ceiling, Close, Outbox};
+use crate::live::pairing::Pairing;
 use crate::metrics::Metrics;
-use crate::registry::{Boot, Registries};
+use crate::registry::Boot;
 use crate::store::{Changes, Faults, OpenError, Pins, Store, StoreError};
 use crate::wire::Refusal;
+use turn::{Core, Effect, Taken, Turn};
 
 pub use crate::registry::peers::{Claimant, Filter, Listed};
 pub use bootstrap::{ListedTurn, PeerPage, PeerStretch};
@@ -108,6 +116,10 @@ struct Shared {
     sockets: AtomicU64,
     undecodable: AtomicUsize,
     sweeper: SweeperSignals,
+    /// When something that is live ends by itself, in running time.
+    next_ring: watch::Sender<Option<Duration>>,
+    /// The sweeper and the alarm.
+    tasks: Mutex<Vec<tokio::task::AbortHandle>>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
     /// Rises with each storage failure, while the store is locked for writing: what was committed in an earlier epoch
     /// and not flushed does not count.
@@ -133,40 +145,6 @@ struct SweeperSignals {
     /// When the sweeper means to wake up next.
     wakes_at: AtomicU64,
     wake: Notify,
-    task: Mutex<Option<tokio::task::AbortHandle>>,
-}
-
-/// The state that the writer thread owns.
-struct Core {
-    registries: Registries,
-    hub: Hub,
-    links: Links,
-    rng: StdRng,
-    pins: Pins,
-    /// The daemon is closing the sockets itself: that is not leaving.
-    draining: bool,
-}
-
-/// One request's turn in the writer thread.
-struct Turn<'a> {
-    core: &'a mut Core,
-    now: Millis,
-    changes: &'a mut Changes,
-    /// How many expired peers the requests of this drain may still remove.
-    to_clean: &'a mut usize,
-    effects: Vec<Effect>,
-    taken: Option<Taken>,
-    metrics: &'a Metrics,
-}
-
-/// An id that a request took: free again if the request fails after all.
-#[derive(Clone, Copy)]
-struct Taken(SocketId, Generation);
-
-/// What is done after the commit, before the answer.
-enum Effect {
-    Send(Arc<Outbox>, Utf8Bytes),
-    Close(Arc<Outbox>, Close),
 }
 
 type Answer = Box<dyn FnOnce(Result<(), Unavailable>) + Send>;
@@ -233,6 +211,8 @@ impl Engine {
         let (commands, inbox) = mpsc::channel();
         let budget = Budget::new(limits.connections.outbox_total_bytes, metrics.clone());
         let links = Links::new(&limits.link, budget.clone(), metrics.clone());
+        let (pairing, chunks) =
+            (Pairing::new(limits.pairing.clone()), ChunkRelay::new(limits.chunks.pull_timeout));
         let shared = Arc::new(Shared {
             commands,
             waiting: AtomicUsize::new(0),
@@ -248,17 +228,29 @@ impl Engine {
             sockets: AtomicU64::new(0),
             undecodable: AtomicUsize::new(undecodable),
             sweeper: SweeperSignals::default(),
+            next_ring: watch::Sender::new(None),
+            tasks: Mutex::default(),
             threads: Mutex::default(),
             epoch: AtomicU64::new(1),
             ended: watch::Sender::new(false),
         });
-        let core =
-            Core { registries, hub: Hub::default(), links, rng, pins: Pins::default(), draining: false };
+        let core = Core {
+            registries,
+            hub: Hub::default(),
+            links,
+            pairing,
+            chunks,
+            rng,
+            pins: Pins::default(),
+            draining: false,
+        };
         let threads = writer::start(shared.clone(), core, inbox, path, faults);
         *shared.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
         let engine = Engine(shared);
         let sweeper = tokio::spawn(sweeper::run(engine.clone()));
-        *engine.0.sweeper.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(sweeper.abort_handle());
+        let alarm = tokio::spawn(alarm::run(engine.clone()));
+        *engine.0.tasks.lock().unwrap_or_else(PoisonError::into_inner) =
+            vec![sweeper.abort_handle(), alarm.abort_handle()];
         Ok(engine)
     }
 
@@ -314,9 +306,8 @@ impl Engine {
     /// Answers what is queued, flushes, closes the store.
     pub async fn stop(&self) {
         // Between two batches or waiting for one: each is whole by itself.
-        if let Some(sweeper) = &*self.0.sweeper.task.lock().unwrap_or_else(PoisonError::into_inner) {
-            sweeper.abort();
-        }
+        let tasks = std::mem::take(&mut *self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.into_iter().for_each(|task| task.abort());
         let _ = self.0.commands.send(Command::Stop);
         let threads = std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));
         let joined = tokio::task::spawn_blocking(move || {
@@ -342,25 +333,5 @@ impl Drop for Joined {
         self.outbox.end();
         let socket = self.outbox.socket;
         self.engine.0.submit(Promise::None, move |turn| turn.leave(socket));
-    }
-}
-
-impl Turn<'_> {
-    /// Nobody was told that they hold these.
-    fn give_back(&mut self, taken: Vec<Taken>) {
-        for Taken(socket, generation) in taken {
-            if let Some(id) = self.core.hub.give_back(socket, generation) {
-                self.core.registries.leave_live(&id, self.changes);
-            }
-        }
-    }
-
-    fn leave(&mut self, socket: SocketId) {
-        self.leave_link(socket);
-        if let Some(id) = self.core.hub.leave(socket)
-            && !self.core.draining
-        {
-            self.core.registries.leave(&id, self.changes);
-        }
     }
 }

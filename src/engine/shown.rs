@@ -1,7 +1,7 @@
 //! What of a lease the admin endpoint shows.
 //!
-//! Owns turning records into what may be shown: dead drops as size and digest, never as content, tokens not at all. Must
-//! not know who asks.
+//! Owns turning records into what may be shown: dead drops and chunks as size and digest, never as content,
+//! tokens not at all. Must not know who asks.
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -90,6 +90,15 @@ pub(super) fn lease(key: &LeaseKey, row: &Row<'_>) -> Lease {
             let state = if record.until.is_some() { "grace" } else { "held" };
             (id.as_str().to_owned(), json!({ "generation": record.generation, "state": state }))
         }
+        Row::Chunk { record, .. } => {
+            let shown = json!({
+                "channelId": record.channel,
+                "chunkId": record.chunk,
+                "bytes": record.data.len(),
+                "sha256": hex(&record.digest),
+            });
+            (record.owner.to_string(), shown)
+        }
     };
     Lease {
         kind: key.kind().name().into(),
@@ -102,7 +111,11 @@ pub(super) fn lease(key: &LeaseKey, row: &Row<'_>) -> Lease {
 }
 
 fn digest(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(text.as_bytes()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// JSON that was stored as text.

@@ -25,10 +25,11 @@ use crate::wire::signalling::{
 /// How often a newcomer probes when the id changes hands under it.
 const PROBES: usize = 3;
 
-const ID_IN_USE: Refusal = Refusal::of("id_in_use", "Peer ID already in use by another connection");
+pub(super) const ID_IN_USE: Refusal =
+    Refusal::of("id_in_use", "Peer ID already in use by another connection");
 
 /// Why a turn does not get the id that it is about.
-enum Barred {
+pub(super) enum Barred {
     Refused(Refusal),
     /// The id is held: it is free for the newcomer only if the holder is silent.
     Taken {
@@ -37,7 +38,15 @@ enum Barred {
     },
 }
 
-type Claimed<T> = Result<T, Barred>;
+pub(super) type Claimed<T> = Result<T, Barred>;
+
+impl From<Refusal> for Barred {
+    fn from(refusal: Refusal) -> Barred {
+        Barred::Refused(refusal)
+    }
+}
+
+const MISMATCH: Refusal = Refusal::of("peer_mismatch", "peerId mismatch with registered identity");
 
 impl Engine {
     /// `register` with a peerId (section 3). Promise: `Applied`.
@@ -145,7 +154,7 @@ impl Engine {
 
     /// Runs a turn that takes an id, probing its holder where there is one. Neither the holder nor other sockets wait
     /// meanwhile.
-    async fn claiming<T: Send + 'static>(
+    pub(super) async fn claiming<T: Send + 'static>(
         &self,
         promise: Promise,
         in_use: ServerMessage,
@@ -184,20 +193,36 @@ impl Engine {
 
 impl Turn<'_> {
     /// Identity: whether the socket may have the id; and if so, whether the id was held without a break until now.
-    fn may_take(
+    pub(super) fn may_take(
         &self,
         socket: SocketId,
         id: &PeerId,
         token: Option<&str>,
         silent: Option<Generation>,
-        holds_other: Refusal,
     ) -> Claimed<bool> {
         match self.core.hub.claim(socket, id, token, silent) {
             Claim::Free => Ok(false),
             Claim::Held | Claim::TakeOver => Ok(true),
             Claim::Taken { generation, holder } => Err(Barred::Taken { generation, holder }),
-            Claim::HoldsOther => Err(Barred::Refused(holds_other)),
+            Claim::HoldsOther => Err(MISMATCH.into()),
         }
+    }
+
+    /// What [`Turn::may_take`] has allowed, for a message that is not a `register`. Tells the new resume token.
+    pub(super) fn take_unless_held(
+        &mut self,
+        socket: SocketId,
+        id: &PeerId,
+        unbroken: bool,
+    ) -> Option<String> {
+        if self.core.hub.holds(socket) == Some(id) {
+            return None;
+        }
+        let (token, resume) = self.take(socket, id);
+        if unbroken {
+            self.core.registries.relays.renew_token(id, resume, self.changes);
+        }
+        Some(token)
     }
 
     /// Gives the id to the socket under a new resume token, and closes the socket that it replaces.
@@ -208,6 +233,7 @@ impl Turn<'_> {
         self.taken = generation.map(|generation| Taken(socket, generation));
         if let Some(replaced) = replaced {
             self.metrics.takeovers.inc();
+            self.end_requests(id);
             self.effects.push(Effect::Close(replaced, Close::REPLACED));
         }
         (token, digest)
@@ -219,9 +245,12 @@ impl Turn<'_> {
         request: &Register,
         silent: Option<Generation>,
     ) -> Claimed<(PeerId, Vec<Offer>, String)> {
-        let other = Refusal::of("already_registered", "Cannot re-register with a different peerId");
+        if self.core.hub.holds(socket).is_some_and(|held| *held != request.peer_id) {
+            let other = Refusal::of("already_registered", "Cannot re-register with a different peerId");
+            return Err(other.into());
+        }
         let shown_token = request.resume_token.clone();
-        let unbroken = self.may_take(socket, &request.peer_id, shown_token.as_deref(), silent, other)?;
+        let unbroken = self.may_take(socket, &request.peer_id, shown_token.as_deref(), silent)?;
         let (token, resume) = self.take(socket, &request.peer_id);
         let registration = relays::Registration {
             id: request.peer_id.clone(),
@@ -251,7 +280,7 @@ impl Turn<'_> {
                 Claim::Taken { generation, holder } => return Err(Barred::Taken { generation, holder }),
                 claim => {
                     if let Some(freed) = self.core.hub.release(socket) {
-                        self.core.registries.leave(&freed, self.changes);
+                        self.free(&freed);
                     }
                     matches!(claim, Claim::TakeOver)
                 }
@@ -264,6 +293,7 @@ impl Turn<'_> {
         if unbroken {
             self.core.registries.relays.renew_token(code, resume, self.changes);
         }
+        self.core.pairing.enter(code, request.public_key.clone());
         Ok(token)
     }
 
@@ -273,21 +303,11 @@ impl Turn<'_> {
         request: &RegisterRendezvous,
         silent: Option<Generation>,
     ) -> Claimed<(Found, Pinned, Option<String>)> {
-        let mismatch = Refusal::of("peer_mismatch", "peerId mismatch with registered identity");
         let id = &request.peer_id;
-        let unbroken = self.may_take(socket, id, request.resume_token.as_deref(), silent, mismatch)?;
+        let unbroken = self.may_take(socket, id, request.resume_token.as_deref(), silent)?;
         let rendezvous = &mut self.core.registries.rendezvous;
-        let found = rendezvous
-            .register(self.now, request, self.changes)
-            .map_err(|refused| Barred::Refused(refusal(refused)))?;
-        let mut token = None;
-        if self.core.hub.holds(socket) != Some(id) {
-            let (new, resume) = self.take(socket, id);
-            if unbroken {
-                self.core.registries.relays.renew_token(id, resume, self.changes);
-            }
-            token = Some(new);
-        }
+        let found = rendezvous.register(self.now, request, self.changes).map_err(refusal)?;
+        let token = self.take_unless_held(socket, id, unbroken);
         self.tell_of(request, &found.live);
         let pinned = self.core.pins.pin(found.drops.iter().map(|drop| drop.at).collect());
         Ok((found, pinned, token))

@@ -153,6 +153,7 @@ impl Engine {
                 Kind::TurnSession => swept.turn_session += 1,
                 Kind::Server => swept.server += 1,
                 Kind::Claim => swept.claim += 1,
+                Kind::Chunk => swept.chunk += 1,
             }
         }
         Ok(())

@@ -1,7 +1,6 @@
-//! The two threads: the writer, which runs requests and commits, and the flusher, which makes commits durable.
+//! The writer thread, which runs requests and commits.
 //!
-//! Owns group commit (one transaction a drain, one flush for all that wait for one) and the way back from a storage
-//! failure. Must not know what the requests are.
+//! Owns group commit (one transaction a drain) and the way back from a storage failure. Must not know what the requests are.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +9,9 @@ use std::sync::{Arc, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use super::{Answer, Command, Core, Effect, Ended, Job, Promise, Shared, Taken, Turn, Unavailable, link};
+use super::flusher::Flusher;
+use super::turn::{Core, Effect, Taken, Turn};
+use super::{Answer, Command, Ended, Job, Promise, Shared, Unavailable, link};
 use crate::clock::JumpWatch;
 use crate::id::Kind;
 use crate::limits::{ENGINE_DRAIN, Limits, MAX_CLEANED};
@@ -19,43 +20,31 @@ use crate::store::{Changes, Faults, Store, StoreError};
 
 /// How often a closed store is tried again.
 const REOPEN_EVERY: Duration = Duration::from_secs(1);
-/// How long an applied change may wait for a flush that nobody waits for; with the flush itself under 500 ms.
-const FLUSH_WITHIN: Duration = Duration::from_millis(200);
 
 /// An answer whose rows are committed.
-struct Pending {
+pub(super) struct Pending {
     effects: Vec<Effect>,
-    taken: Option<Taken>,
+    pub taken: Option<Taken>,
     answer: Answer,
 }
 
 impl Pending {
-    fn deliver(self) {
-        for effect in self.effects {
-            match effect {
-                // The outbox counts what it does not take.
-                Effect::Send(outbox, text) => drop(outbox.try_send(text)),
-                Effect::Close(outbox, close) => outbox.close(close),
-            }
-        }
+    pub fn deliver(self) {
+        self.effects.into_iter().for_each(|effect| effect.carry_out(true));
         (self.answer)(Ok(()));
     }
 
     /// The rows did not last. A socket that was replaced in the hub is closed all the same.
-    fn fail(self, why: Unavailable) {
-        for effect in self.effects {
-            if let Effect::Close(outbox, close) = effect {
-                outbox.close(close);
-            }
-        }
+    pub fn fail(self, why: Unavailable) {
+        self.effects.into_iter().for_each(|effect| effect.carry_out(false));
         (self.answer)(Err(why));
     }
 }
 
 /// What waits for one flush.
-struct Batch {
-    epoch: u64,
-    pending: Vec<Pending>,
+pub(super) struct Batch {
+    pub epoch: u64,
+    pub pending: Vec<Pending>,
 }
 
 /// Folds the rows back into registries; tells how many did not decode.
@@ -149,6 +138,7 @@ impl Writer {
                 }
             }
             self.drain(jobs);
+            self.set_alarm();
             self.core.relieve(&self.shared.budget);
             if self.reopen_at.is_some_and(|at| self.shared.clock.running() >= at) {
                 self.reopen();
@@ -170,7 +160,7 @@ impl Writer {
         self.shared.waiting.fetch_sub(jobs.len(), Ordering::Relaxed);
         metrics.requests.inc_by(jobs.len() as u64);
         metrics.drains.inc();
-        let now = self.shared.clock.now();
+        let (now, running) = (self.shared.clock.now(), self.shared.clock.running());
         let mut changes = Changes::default();
         // After a leap ahead of the wall clock requests remove nothing on their way for a while.
         let leapt = self.jumps.jumped_within(self.shared.limits.relays.restart_grace, &self.shared.clock);
@@ -184,6 +174,7 @@ impl Writer {
             let mut turn = Turn {
                 core: &mut self.core,
                 now,
+                running,
                 changes: &mut changes,
                 to_clean: &mut to_clean,
                 effects: Vec::new(),
@@ -209,6 +200,8 @@ impl Writer {
                 // The rows go with the fold; until then memory is all there is.
                 if let Some(id) = self.core.hub.give_back(socket, generation) {
                     self.core.registries.leave_live(&id, &mut Changes::default());
+                    let notices = self.core.pairing.leave(&id);
+                    self.core.notify(notices).into_iter().for_each(|effect| effect.carry_out(true));
                 }
             }
             failed.into_iter().for_each(|pending| pending.fail(Unavailable::Storage));
@@ -254,6 +247,13 @@ impl Writer {
         self.measure();
     }
 
+    /// What is live may end earlier now, or later.
+    fn set_alarm(&self) {
+        let (pairing, chunks) = (self.core.pairing.next_deadline(), self.core.chunks.next_deadline());
+        let next = pairing.into_iter().chain(chunks).min();
+        self.shared.next_ring.send_if_modified(|known| std::mem::replace(known, next) != next);
+    }
+
     fn measure(&self) {
         let (metrics, registries) = (&self.shared.metrics, &self.core.registries);
         for kind in Kind::ALL {
@@ -263,6 +263,14 @@ impl Writer {
         metrics.points.set(totals.points as i64);
         metrics.tokens.set(totals.tokens as i64);
         metrics.drops.set(totals.payload_bytes as i64);
+        let (pairing, chunks) = (self.core.pairing.counts(), self.core.chunks.counts());
+        metrics.codes.set(pairing.codes as i64);
+        metrics.pair_requests.set(pairing.pair_requests as i64);
+        metrics.link_requests.set(pairing.link_requests as i64);
+        metrics.device_links.set(pairing.links as i64);
+        metrics.chunk_sources.set(chunks.sources as i64);
+        metrics.chunk_requests.set(chunks.requests as i64);
+        metrics.subscriptions.set(chunks.subscriptions as i64);
     }
 
     /// Nothing since the last good flush counts any more: closes the store and tries to open it anew.
@@ -330,69 +338,5 @@ impl Writer {
         }
         link::reconcile(&self.core, registries, self.shared.clock.now(), &mut changes);
         changes
-    }
-}
-
-struct Flusher {
-    shared: Arc<Shared>,
-    unflushed: Arc<AtomicBool>,
-    failed_epoch: u64,
-}
-
-impl Flusher {
-    fn run(mut self, batches: &Receiver<Batch>) {
-        loop {
-            let first = match batches.recv_timeout(FLUSH_WITHIN) {
-                Ok(batch) => Some(batch),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => {
-                    self.flush(Vec::new());
-                    return;
-                }
-            };
-            let waiting: Vec<Batch> = first.into_iter().chain(batches.try_iter()).collect();
-            self.flush(waiting);
-        }
-    }
-
-    /// One flush for all that wait.
-    fn flush(&mut self, waiting: Vec<Batch>) {
-        let store = self.shared.store.read().unwrap_or_else(PoisonError::into_inner);
-        let epoch = self.shared.epoch.load(Ordering::Relaxed);
-        let counts = |batch: &Batch| batch.epoch == epoch && batch.epoch > self.failed_epoch;
-        let (waiting, lost): (Vec<_>, Vec<_>) = waiting.into_iter().partition(counts);
-        self.fail(lost);
-        let dirty = self.unflushed.swap(false, Ordering::AcqRel);
-        let Some(store) = store.as_ref().filter(|_| dirty) else {
-            // Everything that was committed before is on the disk already. Or the store is closed after a failure: then
-            // the epoch has risen, and nothing waits here.
-            waiting.into_iter().flat_map(|batch| batch.pending).for_each(Pending::deliver);
-            return;
-        };
-        let started = self.shared.clock.running();
-        match store.flush() {
-            Ok(()) => {
-                let took = self.shared.clock.running().saturating_sub(started);
-                self.shared.metrics.flush.observe(took.as_secs_f64());
-                waiting.into_iter().flat_map(|batch| batch.pending).for_each(Pending::deliver);
-            }
-            Err(error) => {
-                tracing::error!(%error, "a flush failed");
-                self.failed_epoch = epoch;
-                // Without a writer there is nothing to reopen.
-                let _ = self.shared.commands.send(Command::FlushFailed(epoch));
-                self.fail(waiting);
-            }
-        }
-    }
-
-    fn fail(&self, batches: Vec<Batch>) {
-        let lost: Vec<Pending> = batches.into_iter().flat_map(|batch| batch.pending).collect();
-        let taken: Vec<Taken> = lost.iter().filter_map(|pending| pending.taken).collect();
-        if !taken.is_empty() {
-            // Before the answers, so that a second try finds the ids free.
-            self.shared.submit(Promise::None, |turn| turn.give_back(taken));
-        }
-        lost.into_iter().for_each(|pending| pending.fail(Unavailable::Storage));
     }
 }

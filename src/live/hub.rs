@@ -138,6 +138,11 @@ impl Hub {
         self.ids.get(id).and_then(|holder| self.sockets.get(&holder.socket)).map(|socket| &socket.outbox)
     }
 
+    /// Where to reach an open socket.
+    pub fn outbox_of(&self, socket: SocketId) -> Option<&Arc<Outbox>> {
+        self.sockets.get(&socket).map(|socket| &socket.outbox)
+    }
+
     /// Every open socket with the id that it holds.
     pub fn sockets(&self) -> impl Iterator<Item = (&Arc<Outbox>, Option<&PeerId>)> {
         self.sockets.values().map(|socket| (&socket.outbox, socket.id.as_ref()))

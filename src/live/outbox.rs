@@ -170,8 +170,32 @@ impl Outbox {
         };
         drop(queue);
         self.wake.notify_one();
-        self.budget.metrics.undelivered.get_or_create(&UndeliveredLabel { outcome }).inc();
+        self.count_undelivered(outcome);
         Err(outcome)
+    }
+
+    /// Whether there is room for what another peer wants to send. Those may fill half of the ceiling, so that nobody is
+    /// closed as a slow consumer for what others send, and what the daemon itself has to say still fits.
+    pub fn has_room(&self, bytes: usize) -> Result<(), Undelivered> {
+        let queue = self.lock();
+        if queue.gone || queue.close.is_some() || queue.last_word.is_some() {
+            Err(Undelivered::Gone)
+        } else if 2 * (queue.bytes + bytes) > self.ceiling.bytes {
+            Err(Undelivered::Full)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Queues what another peer sends, where there is room for that; both outcomes without it are counted.
+    pub fn try_pass(&self, text: Utf8Bytes) -> Result<(), Undelivered> {
+        let Err(outcome) = self.has_room(text.len()) else { return self.try_send(text) };
+        self.count_undelivered(outcome);
+        Err(outcome)
+    }
+
+    fn count_undelivered(&self, outcome: Undelivered) {
+        self.budget.metrics.undelivered.get_or_create(&UndeliveredLabel { outcome }).inc();
     }
 
     /// Tells the session to send what is queued and close. The first close counts.

@@ -3,6 +3,7 @@
 //! Owns the registries in memory. Each is synchronous and pure: state, time and a request in; an answer and changes
 //! out. Must not know tokio, sockets, clocks or sled; nothing here sends anything.
 
+pub mod chunks;
 pub mod claims;
 pub mod directory;
 pub mod peers;
@@ -11,12 +12,13 @@ pub mod rendezvous;
 pub mod turn;
 
 use crate::clock::Millis;
-use crate::id::{Kind, LinkId, NodeId, PeerId, ServerId, SessionId, TokenDigest};
+use crate::id::{ChunkKey, Kind, LinkId, NodeId, PeerId, ServerId, SessionId, TokenDigest};
 use crate::limits::Limits;
 use crate::store::{Changes, Due, Indexed, Row};
 use crate::wire::bootstrap::Peer;
 use crate::wire::turn::TurnOffer;
 
+use chunks::Chunks;
 use claims::Claims;
 use directory::Directory;
 use peers::{Claimant, Peers};
@@ -61,6 +63,7 @@ pub struct Registries {
     pub turn: Turn,
     pub directory: Directory,
     pub claims: Claims,
+    pub chunks: Chunks,
 }
 
 impl Registries {
@@ -72,6 +75,7 @@ impl Registries {
             turn: Turn::new(limits.turn.clone()),
             directory: Directory::new(limits.directory.clone()),
             claims: Claims::new(limits.link.grace),
+            chunks: Chunks::new(limits.chunks.clone()),
         }
     }
 
@@ -90,6 +94,7 @@ impl Registries {
             Kind::TurnSession => self.turn.len(),
             Kind::Server => self.directory.len(),
             Kind::Claim => self.claims.len(),
+            Kind::Chunk => self.chunks.len(),
         }
     }
 
@@ -107,6 +112,7 @@ impl Registries {
             Row::TurnSession { id, record } => self.turn.load(id, &record),
             Row::Server { id, record, indexed } => self.directory.load(id, record, Indexed::at(indexed)),
             Row::Claim { id, record } => self.claims.load(id, record),
+            Row::Chunk { key, record, rows } => self.chunks.load(key, &record, rows),
         }
     }
 
@@ -126,6 +132,7 @@ impl Registries {
             Kind::TurnSession => SessionId::parse(name).map(|id| self.turn.expire(&id, now, changes)),
             Kind::Server => ServerId::parse(name).map(|id| self.directory.expire(&id, now, changes)),
             Kind::Claim => LinkId::parse(name).map(|id| self.claims.expire(&id, now, changes)),
+            Kind::Chunk => ChunkKey::parse(name).map(|key| self.chunks.expire(&key, now, changes)),
         }
         .unwrap_or(Expired::Kept)
     }
@@ -210,5 +217,6 @@ impl Registries {
             && self.turn.same_as(&mut other.turn, now)
             && self.directory.same_as(&other.directory)
             && self.claims.same_as(&other.claims)
+            && self.chunks.same_as(&other.chunks)
     }
 }

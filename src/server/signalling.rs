@@ -15,9 +15,11 @@ use crate::id::SocketId;
 use crate::live::outbox::Close;
 use crate::metrics::{Counted, Ending, EndingLabel, ErrorLabel, MessageLabel, Metrics};
 use crate::wire::Refusal;
-use crate::wire::signalling::{ClientMessage, ServerMessage, decode, encode};
+use crate::wire::signalling::{ClientMessage, OfRegistered, ServerMessage, decode, encode};
 
 const RATE_LIMITED: Refusal = Refusal::of("rate_limited", "Rate limit exceeded. Please slow down.");
+const TOO_MANY_PAIR_REQUESTS: Refusal =
+    Refusal::of("too_many_pair_requests", "Too many pair requests. Please slow down.");
 const NOT_TEXT: Close = Close { code: 1007, reason: "text is not UTF-8", ending: Ending::NotText };
 const ABUSE: Close = Close { code: 1008, reason: "rate limit exceeded", ending: Ending::Abuse };
 
@@ -27,6 +29,7 @@ pub async fn serve(socket: Socket, app: Arc<App>, address: IpAddr, token: Token)
     let counted = Counted::one(&app.metrics.connections);
     let dialect = Signalling {
         limiter: Limiter::new(app.limits.connections.messages_per_minute, app.clock.clone()),
+        pair_limiter: Limiter::new(app.limits.connections.pair_requests_per_minute, app.clock.clone()),
         socket: joined.outbox.socket,
         app: app.clone(),
     };
@@ -54,6 +57,7 @@ struct Signalling {
     app: Arc<App>,
     socket: SocketId,
     limiter: Limiter,
+    pair_limiter: Limiter,
 }
 
 impl Dialect for Signalling {
@@ -79,33 +83,71 @@ impl Dialect for Signalling {
             ClientMessage::Heartbeat => {
                 Reaction::Answer(encode(&ServerMessage::HeartbeatAck { timestamp: self.app.clock.now() }))
             }
-            ClientMessage::Register(request) => {
-                self.ask(|it, socket| async move { it.register(socket, request).await })
+            ClientMessage::Register(it) => self.ask(|to, own| async move { to.register(own, it).await }),
+            ClientMessage::RegisterCode(it) => {
+                self.ask(|to, own| async move { to.register_code(own, it).await })
             }
-            ClientMessage::RegisterCode(request) => {
-                self.ask(|it, socket| async move { it.register_code(socket, request).await })
+            ClientMessage::UpdateLoad(it) => self.ask(|to, own| async move { to.update_load(own, it).await }),
+            ClientMessage::GetRelays(it) => self.ask(|to, _| async move { to.get_relays(it).await }),
+            ClientMessage::RegisterRendezvous(it) => {
+                self.ask(|to, own| async move { to.register_rendezvous(own, it).await })
             }
-            ClientMessage::UpdateLoad(request) => {
-                self.ask(|it, socket| async move { it.update_load(socket, request).await })
+            ClientMessage::PairRequest(it) => {
+                let it = self.admit_pairing(it);
+                self.ask(|to, own| async move { to.pair_request(own, it).await })
             }
-            ClientMessage::GetRelays(request) => {
-                self.ask(|it, _| async move { it.get_relays(request).await })
+            ClientMessage::PairResponse(it) => {
+                self.ask(|to, own| async move { to.pair_response(own, it).await })
             }
-            ClientMessage::RegisterRendezvous(request) => {
-                self.ask(|it, socket| async move { it.register_rendezvous(socket, request).await })
+            ClientMessage::Forward(signal, it) => {
+                self.ask(move |to, own| async move { to.forward(own, signal, it).await })
+            }
+            ClientMessage::LinkRequest(it) => {
+                let it = self.admit_pairing(it);
+                self.ask(|to, own| async move { to.link_request(own, it).await })
+            }
+            ClientMessage::LinkResponse(it) => {
+                self.ask(|to, own| async move { to.link_response(own, it).await })
+            }
+            ClientMessage::ChunkAnnounce(it) => {
+                self.ask(|to, own| async move { to.chunk_announce(own, it).await })
+            }
+            ClientMessage::ChunkRequest(it) => {
+                self.ask(|to, own| async move { to.chunk_request(own, it).await })
+            }
+            ClientMessage::ChunkPush(it) => self.ask(|to, own| async move { to.chunk_push(own, it).await }),
+            ClientMessage::ChannelSubscribe(it) => {
+                self.ask(|to, own| async move { to.channel_subscribe(own, it).await })
+            }
+            ClientMessage::ChannelUnsubscribe(it) => {
+                self.ask(|to, own| async move { to.channel_unsubscribe(own, it).await })
             }
         }
     }
 }
 
 impl Signalling {
-    fn ask<F: Future<Output = ServerMessage> + Send + 'static>(
+    /// Whether nothing is wrong with a pair or link request, its socket's rate included; whether the sender is registered is
+    /// looked at before that is told.
+    fn admit_pairing<T>(&mut self, request: OfRegistered<T>) -> OfRegistered<T> {
+        request.and_then(|request| match self.pair_limiter.check() {
+            Verdict::Pass => Ok(request),
+            Verdict::Drop | Verdict::Close => Err(TOO_MANY_PAIR_REQUESTS),
+        })
+    }
+
+    fn ask<A: Into<Option<ServerMessage>>, F: Future<Output = A> + Send + 'static>(
         &self,
         request: impl FnOnce(Engine, SocketId) -> F,
     ) -> Reaction {
         let metrics = self.app.metrics.clone();
         let asked = request(self.app.engine.clone(), self.socket);
-        Reaction::Later(Box::pin(async move { Reaction::Answer(answer(&metrics, asked.await)) }))
+        Reaction::Later(Box::pin(async move {
+            match asked.await.into() {
+                Some(message) => Reaction::Answer(answer(&metrics, message)),
+                None => Reaction::Nothing,
+            }
+        }))
     }
 }
 

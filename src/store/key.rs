@@ -5,7 +5,7 @@
 use sled::IVec;
 
 use crate::clock::Millis;
-use crate::id::{Kind, LinkId, NodeId, PeerId, ServerId, SessionId};
+use crate::id::{ChunkKey, Kind, LinkId, NodeId, PeerId, ServerId, SessionId};
 
 /// The expiry indexes: `end (u64, big-endian milliseconds) · kind (u8) · key`, with empty values. The first is swept as
 /// leases end; the second has what requests remove on their way, and is swept for what they have left.
@@ -43,13 +43,14 @@ pub(super) const fn tree_name(kind: Kind) -> &'static str {
         Kind::TurnSession => "lease.turn_session",
         Kind::Server => "lease.server",
         Kind::Claim => "lease.claim",
+        Kind::Chunk => "lease.chunk",
     }
 }
 
 /// The index that names the leases of a kind.
 pub(super) const fn index_name(kind: Kind) -> &'static str {
     match kind {
-        Kind::Relay | Kind::Registration | Kind::TurnSession | Kind::Claim => INDEX,
+        Kind::Relay | Kind::Registration | Kind::TurnSession | Kind::Claim | Kind::Chunk => INDEX,
         Kind::Peer | Kind::Server => ON_DEMAND,
     }
 }
@@ -84,6 +85,11 @@ impl LeaseKey {
 
     pub fn claim(id: &LinkId) -> LeaseKey {
         LeaseKey::named(Kind::Claim, id.as_str())
+    }
+
+    /// As text, so that these names, too, have no bytes that may follow a name.
+    pub fn chunk(key: &ChunkKey) -> LeaseKey {
+        LeaseKey::named(Kind::Chunk, &key.text())
     }
 
     fn named(kind: Kind, name: &str) -> LeaseKey {
@@ -129,6 +135,7 @@ impl LeaseKey {
             Kind::TurnSession => SessionId::parse(text).map(|id| LeaseKey::turn_session(&id)),
             Kind::Server => ServerId::parse(text).map(|id| LeaseKey::server(&id)),
             Kind::Claim => LinkId::parse(text).map(|id| LeaseKey::claim(&id)),
+            Kind::Chunk => ChunkKey::parse(text).map(|key| LeaseKey::chunk(&key)),
         }
     }
 
@@ -180,6 +187,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::ChunkName;
 
     #[test]
     fn index_rows_sort_by_time_and_come_apart_again() {
@@ -219,9 +227,11 @@ mod tests {
             LeaseKey::turn_session(&SessionId::parse("a_b-C").unwrap()),
             LeaseKey::server(&ServerId::parse("ed25519:a/b=").unwrap()),
             LeaseKey::claim(&LinkId::parse("my home").unwrap()),
+            LeaseKey::chunk(&ChunkName::parse("\0", "my chunk").unwrap().key()),
         ] {
             assert_eq!(LeaseKey::parse(key.kind(), &key.text()), Some(key));
         }
         assert_eq!(LeaseKey::parse(Kind::Registration, "x"), None);
+        assert_eq!(LeaseKey::parse(Kind::Chunk, "my chunk"), None);
     }
 }

@@ -16,9 +16,12 @@ mod m0001;
 mod m0002;
 #[path = "../../migrations/0003_claims.rs"]
 mod m0003;
+#[path = "../../migrations/0004_chunks.rs"]
+mod m0004;
 
 /// All steps, in order.
-pub(super) const STEPS: &[Migration] = &[m0001::MIGRATION, m0002::MIGRATION, m0003::MIGRATION];
+pub(super) const STEPS: &[Migration] =
+    &[m0001::MIGRATION, m0002::MIGRATION, m0003::MIGRATION, m0004::MIGRATION];
 
 /// The schema that this version reads and writes.
 pub const SCHEMA: u32 = STEPS.len() as u32;

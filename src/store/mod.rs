@@ -27,8 +27,8 @@ pub use migrate::{Migration, Plan, SCHEMA};
 pub use payloads::{DropRef, Pinned, Pins};
 pub use read::{Due, Folded, Index, Row};
 pub use record::{
-    Amendment, ClaimRecord, PeerRecord, PointRecord, RegistrationRecord, RelayRecord, Seen, ServerRecord,
-    TurnRecord, TurnSessionRecord, Undecodable,
+    Amendment, ChunkRecord, ClaimRecord, PeerRecord, PointRecord, RegistrationRecord, RelayRecord, Seen,
+    ServerRecord, TurnRecord, TurnSessionRecord, Undecodable,
 };
 
 use crate::id::Kind;

@@ -10,12 +10,12 @@ use sled::IVec;
 use super::changes::{Indexed, Rows};
 use super::key::{self, HELD, INDEX, LeaseKey, ON_DEMAND, Satellite};
 use super::record::{
-    self, Amendment, ClaimRecord, PeerRecord, Record, RegistrationRecord, RelayRecord, Seen, ServerRecord,
-    TurnSessionRecord, Undecodable,
+    self, Amendment, ChunkRecord, ClaimRecord, PeerRecord, Record, RegistrationRecord, RelayRecord, Seen,
+    ServerRecord, TurnSessionRecord, Undecodable,
 };
 use super::{Store, StoreError, guarded};
 use crate::clock::Millis;
-use crate::id::{Kind, LinkId, NodeId, PeerId, ServerId, SessionId};
+use crate::id::{ChunkKey, ChunkName, Kind, LinkId, NodeId, PeerId, ServerId, SessionId};
 
 /// A lease as its rows have it.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +51,11 @@ pub enum Row<'a> {
     Claim {
         id: LinkId,
         record: ClaimRecord,
+    },
+    Chunk {
+        key: ChunkKey,
+        record: ChunkRecord<'a>,
+        rows: Rows,
     },
 }
 
@@ -146,6 +151,17 @@ impl Raw {
                 let id = self.id(LinkId::parse)?;
                 Ok(Row::Claim { id, record: record::decode(self.value())?.0 })
             }
+            Kind::Chunk => {
+                let key = self.id(ChunkKey::parse)?;
+                let (record, indexed): (ChunkRecord<'_>, _) = record::decode(self.value())?;
+                // Whoever asks for the names in the record asks for their key: under another one it is nobody's.
+                let name = ChunkName::parse(&record.channel, &record.chunk);
+                if name.is_none_or(|name| name.key() != key) || PeerId::parse(&record.owner).is_none() {
+                    return Err(bad_key());
+                }
+                let rows = Rows { parts: self.parts, amended: false, indexed: Indexed::at(indexed) };
+                Ok(Row::Chunk { key, record, rows })
+            }
         }
     }
 
@@ -180,7 +196,7 @@ impl Row<'_> {
         match self {
             Row::Relay { .. } => HELD,
             Row::Registration { indexed, .. } | Row::Server { indexed, .. } => *indexed,
-            Row::Peer { rows, .. } => rows.indexed.millis(),
+            Row::Peer { rows, .. } | Row::Chunk { rows, .. } => rows.indexed.millis(),
             Row::TurnSession { record, .. } => record.end,
             Row::Claim { record, .. } => record.until.unwrap_or(HELD),
         }
@@ -194,6 +210,7 @@ impl Row<'_> {
             Row::TurnSession { record, .. } => Some(record.end),
             Row::Server { record, .. } => Some(record.seen.end),
             Row::Claim { record, .. } => record.until,
+            Row::Chunk { record, .. } => Some(record.end),
             Row::Registration { record, amendment, .. } => {
                 let gone =
                     |pick: fn(&Amendment) -> &Vec<u16>| amendment.as_ref().map_or(0, |lost| pick(lost).len());
@@ -313,7 +330,7 @@ impl Store {
         let tree = self.lease_tree(key.kind())?;
         let Some(first) = tree.get(&key.bytes)? else { return Ok(None) };
         let mut raw = Raw::new(key.clone(), first);
-        if matches!(key.kind(), Kind::Registration | Kind::Peer) {
+        if matches!(key.kind(), Kind::Registration | Kind::Peer | Kind::Chunk) {
             raw.amendment = tree.get(key.amendment())?;
             while let Some(part) = tree.get(key.part(raw.parts))? {
                 raw.add_part(&part);

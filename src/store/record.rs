@@ -166,6 +166,27 @@ pub struct ClaimRecord {
 
 impl Record for ClaimRecord {}
 
+/// A chunk that is cached, in as many parts as its data take.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkRecord<'a> {
+    /// The peerId that pushed it.
+    #[serde(borrow)]
+    pub owner: Cow<'a, str>,
+    /// Empty where it is in no channel.
+    #[serde(borrow)]
+    pub channel: Cow<'a, str>,
+    #[serde(borrow)]
+    pub chunk: Cow<'a, str>,
+    pub end: Millis,
+    /// SHA-256 of the data, so that the data need not be looked at to be compared.
+    pub digest: [u8; 32],
+    /// JSON.
+    #[serde(borrow)]
+    pub data: Cow<'a, str>,
+}
+
+impl Record for ChunkRecord<'_> {}
+
 fn codec() -> impl Options {
     bincode::DefaultOptions::new()
 }

@@ -23,6 +23,7 @@ pub struct Status {
     pub store: StoreStatus,
     pub engine: EngineStatus,
     pub connections: ConnectionCounts,
+    pub live: LiveCounts,
 }
 
 /// Counts by kind, and what the registrations hold.
@@ -34,6 +35,7 @@ pub struct Leases {
     pub turn_session: usize,
     pub server: usize,
     pub claim: usize,
+    pub chunk: usize,
     pub points: usize,
     pub tokens: usize,
     pub dead_drop_bytes: u64,
@@ -71,6 +73,21 @@ pub struct ConnectionCounts {
     pub unsent_bytes: usize,
 }
 
+/// What ends with the sockets it belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveCounts {
+    pub pairing_codes: usize,
+    /// Pair requests and link requests that wait for an answer.
+    pub pair_requests: usize,
+    pub link_requests: usize,
+    /// Links between two devices.
+    pub device_links: usize,
+    pub chunk_sources: usize,
+    /// Requests that wait for a chunk.
+    pub chunk_requests: usize,
+    pub subscriptions: usize,
+}
+
 /// `GET /admin/api/leases`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LeasePage {
@@ -80,7 +97,7 @@ pub struct LeasePage {
     pub cursor: Option<String>,
 }
 
-/// One lease for inspection. Dead drops are shown by size and digest, never by content.
+/// One lease for inspection. Dead drops and chunks are shown by size and digest, never by content.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Lease {
     pub kind: String,
@@ -103,6 +120,7 @@ pub struct Swept {
     pub turn_session: usize,
     pub server: usize,
     pub claim: usize,
+    pub chunk: usize,
 }
 
 /// `GET /admin/api/claims`.

@@ -22,6 +22,11 @@ impl Fields {
         self.map.contains_key(name)
     }
 
+    /// Whether a field is there; null is none.
+    pub fn is_given(&self, name: &str) -> bool {
+        self.map.get(name).is_some_and(|value| !value.is_null())
+    }
+
     /// Takes a field out; null is none.
     pub fn take(&mut self, name: &str) -> Option<Value> {
         self.map.remove(name).filter(|value| !value.is_null())

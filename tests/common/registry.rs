@@ -80,6 +80,11 @@ impl World {
         self.registries = self.fold();
     }
 
+    /// The settings are others from the next restart on.
+    pub fn change_limits(&mut self, change: impl FnOnce(&mut Limits)) {
+        change(&mut self.limits);
+    }
+
     pub fn grace_end(&self) -> Millis {
         self.boot.grace_end
     }

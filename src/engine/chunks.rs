@@ -1,0 +1,234 @@
+//! What the chunk relay asks of the engine: announcing, asking, pushing, and listening to channels (protocol: signalling,
+//! section 5).
+//!
+//! Owns the order in which the cache and those who wait are looked at. Must not know sockets beyond their outboxes.
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use super::signalling::ID_IN_USE;
+use super::{Core, Effect, Engine, Promise, Turn, Unavailable};
+use crate::id::{ChunkKey, ChunkName, Generation, SocketId};
+use crate::limits::{
+    MAX_CHUNK_BYTES_TOLD, MAX_CHUNKS_PER_ANNOUNCE, MAX_CHUNKS_TOLD, MAX_SUBSCRIPTIONS_PER_SOCKET,
+};
+use crate::live::chunks::{Full, Notice};
+use crate::registry::chunks::Push;
+use crate::store::{LeaseKey, Row};
+use crate::wire::Refusal;
+use crate::wire::signalling::{ChunkAnnounce, ChunkPush, ChunkSource, ServerMessage, encode};
+
+/// How often a chunk is looked up that changes or goes while it is being read.
+const READS: usize = 3;
+
+const NO_SOURCE: &str = "No source available for chunk";
+
+/// What a request finds.
+enum Found {
+    /// In the cache: the SHA-256 of its data.
+    Cached([u8; 32]),
+    Answer(ServerMessage),
+}
+
+impl Engine {
+    /// `chunk_announce` (section 5).
+    pub async fn chunk_announce(&self, socket: SocketId, request: ChunkAnnounce) -> ServerMessage {
+        let registered = request.chunks.len();
+        self.claiming(Promise::Applied, ID_IN_USE.into(), move |turn, silent| {
+            turn.announce(socket, &request, silent)
+        })
+        .await
+        .map_or_else(
+            |answer| answer,
+            |resume_token| ServerMessage::ChunkAnnounceAck { registered, resume_token },
+        )
+    }
+
+    /// `chunk_request` (section 5).
+    pub async fn chunk_request(&self, socket: SocketId, name: ChunkName) -> ServerMessage {
+        for _ in 0..READS {
+            let asked = name.clone();
+            let found = match self.run(Promise::None, move |turn| turn.find_chunk(socket, &asked)).await {
+                Ok(Ok(found)) => found,
+                Ok(Err(refusal)) => return refusal.into(),
+                Err(why) => return Refusal::from(why).into(),
+            };
+            let digest = match found {
+                Found::Answer(answer) => return answer,
+                Found::Cached(digest) => digest,
+            };
+            match self.read_chunk(name.key(), digest).await {
+                Ok(Some(data)) => return ServerMessage::chunk_data(&name, data, ChunkSource::Cache),
+                // It was replaced or has gone since.
+                Ok(None) => {}
+                Err(why) => return Refusal::from(why).into(),
+            }
+        }
+        ServerMessage::ChunkError { chunk_id: name.chunk().to_string(), error: NO_SOURCE.into() }
+    }
+
+    /// `chunk_push` (section 5). Promise: `Flushed`; who waits for the chunk gets it before.
+    pub async fn chunk_push(&self, socket: SocketId, request: ChunkPush) -> ServerMessage {
+        let pushed = self.run(Promise::Flushed, move |turn| turn.push_chunk(socket, request));
+        pushed.await.unwrap_or_else(|why| Err(why.into())).unwrap_or_else(ServerMessage::from)
+    }
+
+    /// `channel-subscribe` (section 5); what is said comes by way of the socket's outbox, as it is more than one message.
+    pub async fn channel_subscribe(&self, socket: SocketId, channel: String) -> Option<ServerMessage> {
+        let subscribed = self.run(Promise::None, move |turn| turn.subscribe(socket, channel));
+        subscribed.await.unwrap_or_else(|why| Err(why.into())).err().map(ServerMessage::from)
+    }
+
+    /// `channel-unsubscribe` (section 5).
+    pub async fn channel_unsubscribe(&self, socket: SocketId, channel: String) -> ServerMessage {
+        let left = channel.clone();
+        let done = self.run(Promise::None, move |turn| turn.core.chunks.unsubscribe(socket, &left));
+        match done.await {
+            Ok(()) => ServerMessage::ChannelUnsubscribed { channel_id: channel },
+            Err(why) => Refusal::from(why).into(),
+        }
+    }
+
+    /// A chunk's data, where they still are what the writer knew. The rows of a chunk are read one after the other, and it
+    /// may be replaced meanwhile: only what has the digest is all of one chunk.
+    async fn read_chunk(&self, key: ChunkKey, digest: [u8; 32]) -> Result<Option<Value>, Unavailable> {
+        self.read_store(move |store| {
+            let data = store.inspect(&LeaseKey::chunk(&key), |row| match row {
+                Row::Chunk { record, .. } if Sha256::digest(record.data.as_bytes()) == digest => {
+                    serde_json::from_str(&record.data).ok()
+                }
+                _ => None,
+            });
+            Ok(data?.flatten())
+        })
+        .await
+    }
+}
+
+impl Turn<'_> {
+    fn announce(
+        &mut self,
+        socket: SocketId,
+        request: &ChunkAnnounce,
+        silent: Option<Generation>,
+    ) -> super::signalling::Claimed<Option<String>> {
+        let ChunkAnnounce { peer_id, resume_token, channel, chunks } = request;
+        let unbroken = self.may_take(socket, peer_id, resume_token.as_deref(), silent)?;
+        let names = chunks.iter().filter_map(|chunk| ChunkName::parse(channel, chunk));
+        let keys: Vec<ChunkKey> = names.map(|name| name.key()).collect();
+        self.core.chunks.admit(socket, &keys).map_err(|full| match full {
+            Full::Socket => Refusal::of("too_many_chunks", "Too many chunks announced"),
+            Full::All => Refusal::of("registry_full", "Registry full"),
+        })?;
+        let token = self.take_unless_held(socket, peer_id, unbroken);
+        self.core.chunks.announce(self.running, socket, &keys);
+        if !channel.is_empty() {
+            let available =
+                ServerMessage::ChunkAvailable { channel_id: channel.clone(), chunk_ids: chunks.clone() };
+            let text = Utf8Bytes::from(encode(&available));
+            let core = &*self.core;
+            let subscribers = core.chunks.subscribers(channel, socket);
+            let outboxes = subscribers.filter_map(|subscriber| core.hub.outbox_of(subscriber));
+            self.effects.extend(outboxes.map(|outbox| Effect::Notify(outbox.clone(), text.clone())));
+        }
+        Ok(token)
+    }
+
+    fn find_chunk(&mut self, socket: SocketId, name: &ChunkName) -> Result<Found, Refusal> {
+        let core = &mut *self.core;
+        if let Some(digest) = core.registries.chunks.get(self.now, &name.key()) {
+            return Ok(Found::Cached(digest));
+        }
+        let chunk_id = name.chunk().to_string();
+        match core.chunks.request(self.running, socket, name) {
+            Ok(Some(notices)) => {
+                let asked = self.core.notify_sockets(notices);
+                self.effects.extend(asked);
+                Ok(Found::Answer(ServerMessage::ChunkPulling { chunk_id }))
+            }
+            Ok(None) => Ok(Found::Answer(ServerMessage::ChunkError { chunk_id, error: NO_SOURCE.into() })),
+            Err(_) => Err(Refusal::of("too_many_chunk_requests", "Too many chunk requests")),
+        }
+    }
+
+    fn push_chunk(&mut self, socket: SocketId, request: ChunkPush) -> Result<ServerMessage, Refusal> {
+        let ChunkPush { name, data } = request;
+        let (key, core) = (name.key(), &mut *self.core);
+        let owner = core.hub.holds(socket).filter(|_| core.chunks.may_push(self.running, socket, &key));
+        let owner = owner.ok_or(Refusal::of("chunk_not_announced", "Chunk was not announced"))?;
+        let push = Push { name: &name, owner, data: &data };
+        let pushed = core.registries.chunks.push(self.now, push, self.changes);
+        let pushed =
+            pushed.map_err(|_| Refusal::of("chunk_conflict", "Chunk already cached with other content"))?;
+        self.metrics.chunks_evicted.inc_by(pushed.evicted as u64);
+        let waiting = core.chunks.pushed(socket, &key);
+        if !waiting.is_empty() {
+            let data = serde_json::from_str(&data).unwrap_or(Value::Null);
+            let message = ServerMessage::chunk_data(&name, data, ChunkSource::Relay);
+            let text = Utf8Bytes::from(encode(&message));
+            let again = ServerMessage::ChunkError {
+                chunk_id: name.chunk().to_string(),
+                error: "Chunk is cached now. Please request it again.".into(),
+            };
+            let instead = Utf8Bytes::from(encode(&again));
+            let outboxes = waiting.iter().filter_map(|waiting| core.hub.outbox_of(*waiting));
+            self.effects.extend(outboxes.map(|outbox| Effect::Pass {
+                to: outbox.clone(),
+                text: text.clone(),
+                instead: Some(instead.clone()),
+            }));
+        }
+        Ok(ServerMessage::ChunkPushAck {
+            chunk_id: name.chunk().to_string(),
+            cached: true,
+            served_count: waiting.len(),
+        })
+    }
+
+    fn subscribe(&mut self, socket: SocketId, channel: String) -> Result<(), Refusal> {
+        let core = &mut *self.core;
+        core.chunks.subscribe(socket, &channel).map_err(|full| match full {
+            Full::Socket => {
+                let text = format!("Too many subscriptions (max {MAX_SUBSCRIPTIONS_PER_SOCKET})");
+                Refusal::new("too_many_subscriptions", text)
+            }
+            Full::All => Refusal::of("channel_full", "Channel is full"),
+        })?;
+        let Some(outbox) = core.hub.outbox_of(socket) else { return Ok(()) };
+        let mut say = |message: ServerMessage| {
+            self.effects.push(Effect::Notify(outbox.clone(), encode(&message).into()));
+        };
+        say(ServerMessage::ChannelSubscribed { channel_id: channel.clone() });
+        let mut left = MAX_CHUNK_BYTES_TOLD;
+        let newest = core.registries.chunks.of_channel(self.now, &channel).take(MAX_CHUNKS_TOLD);
+        let told: Vec<String> = newest
+            .take_while(|id| {
+                let fits = id.len() <= left;
+                left = left.saturating_sub(id.len());
+                fits
+            })
+            .map(str::to_owned)
+            .collect();
+        for chunk_ids in told.chunks(MAX_CHUNKS_PER_ANNOUNCE) {
+            let (channel_id, chunk_ids) = (channel.clone(), chunk_ids.to_vec());
+            say(ServerMessage::ChunkAvailable { channel_id, chunk_ids });
+        }
+        Ok(())
+    }
+
+    /// A socket has ended: what it announced, asked for and subscribed to.
+    pub(super) fn leave_chunks(&mut self, socket: SocketId) {
+        let notices = self.core.chunks.leave(self.running, socket);
+        self.effects.extend(self.core.notify_sockets(notices));
+    }
+}
+
+impl Core {
+    pub(super) fn notify_sockets(&self, notices: Vec<Notice>) -> Vec<Effect> {
+        let effect = |Notice { to, message }: Notice| {
+            self.hub.outbox_of(to).map(|outbox| Effect::Notify(outbox.clone(), encode(&message).into()))
+        };
+        notices.into_iter().filter_map(effect).collect()
+    }
+}
