@@ -72,10 +72,11 @@ impl Effect {
             Effect::Send(outbox, text) if lasted => drop(outbox.try_send(text)),
             Effect::Send(..) => {}
             Effect::Notify(outbox, text) => drop(outbox.try_send(text)),
-            Effect::Pass { to, text, instead } => match (to.try_pass(text), instead) {
-                (Err(_), Some(instead)) => drop(to.try_send(instead)),
-                _ => {}
-            },
+            Effect::Pass { to, text, instead } => {
+                if let (Err(_), Some(instead)) = (to.try_pass(text), instead) {
+                    let _ = to.try_send(instead);
+                }
+            }
             Effect::Close(outbox, close) => outbox.close(close),
         }
     }

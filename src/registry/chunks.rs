@@ -55,7 +55,7 @@ struct Chunk {
 
 impl Chunk {
     fn is_live(&self, now: Millis) -> bool {
-        now <= self.end
+        now < self.end
     }
 
     /// Whether the store would tell them apart: it knows no places.
