@@ -18,6 +18,7 @@ use daemon::{Process, SOON, ask, connect};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
+use waypost::client::RawSocket;
 use waypost::clock::Clock;
 use waypost::store::{Faults, Store};
 
@@ -97,7 +98,9 @@ impl Peer {
 
     /// Registers one thing after the other until the daemon is gone.
     async fn register_until_cut_off(mut self, address: SocketAddr, acknowledged: Arc<AtomicUsize>) -> Peer {
-        let mut socket = connect(address).await;
+        // The others may have had enough acknowledged before this one was let in.
+        let Ok(mut socket) = RawSocket::connect(&format!("ws://{address}/ws")).await else { return self };
+        let Ok(_server_info) = socket.next_message(SOON).await else { return self };
         loop {
             let new = self.invent();
             let message = json!({"type": "register_rendezvous", "peerId": self.id,

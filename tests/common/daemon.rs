@@ -4,6 +4,9 @@
 //! Owns starting, stopping and the first words on a socket. Must not know any single story.
 #![allow(dead_code, reason = "each test file uses its share")]
 
+#[path = "dialect.rs"]
+pub mod dialect;
+
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -199,14 +202,24 @@ pub async fn connect(address: SocketAddr) -> RawSocket {
     socket
 }
 
+/// The next message, which stands in the daemon's own document.
 pub async fn hear(socket: &mut RawSocket) -> Value {
-    socket.next_message(SOON).await.unwrap()
+    let heard = socket.next_message(SOON).await.unwrap();
+    dialect::is_documented(&heard);
+    heard
 }
 
-/// Sends a message and hears the next one that comes.
+pub async fn say(socket: &mut RawSocket, message: Value) {
+    socket.send_json(&message).await.unwrap();
+}
+
+/// Sends a message and hears the next one that comes. What the document does not have is refused.
 pub async fn ask(socket: &mut RawSocket, message: Value) -> Value {
     socket.send_json(&message).await.unwrap();
-    hear(socket).await
+    let heard = hear(socket).await;
+    let refused = heard["type"] == "error";
+    assert!(refused || dialect::may_be_said(&message), "taken, but not documented: {message}");
+    heard
 }
 
 /// Everything that was sent to the socket before now has been heard: nothing but the pong is to come.
