@@ -127,9 +127,12 @@ pub fn is_pairing_code(text: &str) -> bool {
         && text.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'2'..=b'9') && !matches!(byte, b'I' | b'O'))
 }
 
-/// The ceiling that points, tokens and relay ids share: 128 characters and 512 bytes.
+/// The ceiling that points, tokens and relay ids share: 128 characters, and so 512 bytes.
+pub const SHORT_NAME_CHARACTERS: usize = 128;
+
 pub fn is_short_name(text: &str) -> bool {
-    text.len() <= 128 || (text.len() <= 512 && text.chars().count() <= 128)
+    let most = SHORT_NAME_CHARACTERS;
+    text.len() <= most || (text.len() <= 4 * most && text.chars().count() <= most)
 }
 
 /// A rendezvous point or token as memory knows it: the first 128 bits of the SHA-256 of its name. A fixed size
@@ -146,7 +149,7 @@ impl PointKey {
 }
 
 /// Characters of a chunkId or channelId at most.
-const CHUNK_ID_CHARACTERS: usize = 256;
+pub const CHUNK_ID_CHARACTERS: usize = 256;
 
 /// A chunkId, or a channelId that was given: 1 to 256 characters.
 pub fn is_chunk_id(text: &str) -> bool {

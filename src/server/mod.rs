@@ -4,6 +4,7 @@
 //! needs it asks the engine.
 
 mod admin;
+pub mod asyncapi;
 mod drain;
 mod gate;
 mod http;

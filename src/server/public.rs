@@ -21,7 +21,7 @@ use super::drain::Token;
 use super::gate::client_address;
 use super::http::layers::{self, Numbering, REQUEST_ID};
 use super::http::{self, Failure, openapi};
-use super::{App, Peer, link, signalling, upgrade};
+use super::{App, Peer, asyncapi, link, signalling, upgrade};
 use crate::limits::READ_BUFFER_BYTES;
 use crate::metrics::{Refusal, RefusalLabel};
 use crate::wire::directory::Health;
@@ -36,6 +36,7 @@ struct Upgrades {
 pub fn routes(app: Arc<App>, token: Token) -> Router {
     let (bootstrap, mut document) = OpenApiRouter::with_openapi(openapi::head())
         .routes(routes!(document))
+        .routes(routes!(messages))
         .merge(http::bootstrap::routes())
         .merge(http::turn::routes())
         .split_for_parts();
@@ -57,6 +58,7 @@ pub fn routes(app: Arc<App>, token: Token) -> Router {
         .fallback(async || Failure(Problem::NOT_FOUND))
         .method_not_allowed_fallback(async || Failure(Problem::METHOD_NOT_ALLOWED))
         .layer(Extension(Document(openapi::finish(document).into())))
+        .layer(Extension(Messages(asyncapi::document(&app.limits.rendezvous).to_string().into())))
         .layer(admit)
         .layer(layers::cors(&app.limits.peers.cors_origins))
         .merge(directory)
@@ -111,6 +113,15 @@ struct Document(Arc<str>);
 /// This document.
 #[utoipa::path(get, path = "/openapi.json", responses((status = 200, body = Object), openapi::AnyFailure))]
 async fn document(Extension(Document(text)): Extension<Document>) -> Response {
+    ([(CONTENT_TYPE, "application/json")], text.to_string()).into_response()
+}
+
+#[derive(Clone)]
+struct Messages(Arc<str>);
+
+/// The AsyncAPI document of what is spoken over WebSocket.
+#[utoipa::path(get, path = "/asyncapi.json", responses((status = 200, body = Object), openapi::AnyFailure))]
+async fn messages(Extension(Messages(text)): Extension<Messages>) -> Response {
     ([(CONTENT_TYPE, "application/json")], text.to_string()).into_response()
 }
 

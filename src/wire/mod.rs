@@ -14,10 +14,11 @@ pub mod turn;
 
 use std::borrow::Cow;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A refusal as a client sees it: a text that existing clients match and a code that never changes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Refusal {
     pub message: Cow<'static, str>,
     pub code: Cow<'static, str>,

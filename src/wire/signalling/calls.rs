@@ -25,7 +25,7 @@ pub enum Signal {
 }
 
 impl Signal {
-    const ALL: [Signal; 8] = [
+    pub(super) const ALL: [Signal; 8] = [
         Signal::Offer,
         Signal::Answer,
         Signal::IceCandidate,

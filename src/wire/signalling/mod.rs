@@ -9,6 +9,7 @@ mod chunks;
 mod pairing;
 mod relays;
 mod rendezvous;
+pub mod schema;
 mod server;
 
 use serde_json::{Map, Value};
