@@ -27,7 +27,7 @@ use waypost::wire::signalling::{Point, RegisterRendezvous, ServerMessage};
 
 /// As the daemon has it.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Registrations under way at once while the store is filled.
 const IN_FLIGHT: usize = 4096;

@@ -29,7 +29,7 @@ use waypost::wire::signalling::{Point, RegisterRendezvous, ServerMessage};
 
 /// As the daemon has it.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// What the wall clock shows at first, in milliseconds since the Unix epoch.

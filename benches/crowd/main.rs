@@ -38,7 +38,7 @@ use waypost::wire::directory::{Counters, RegisterServer, Server};
 
 /// As the daemon has it.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// What the wall clock shows at first, in milliseconds since the Unix epoch.

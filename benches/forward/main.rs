@@ -23,7 +23,7 @@ use sockets::frame;
 
 /// As the daemon has it.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const KIB: usize = 1024;
 
