@@ -207,9 +207,33 @@ impl<'a, D: Dialect> Session<'a, D> {
         }
     }
 
-    /// Handles what was read, one message at a time, and feeds what others have sent. Only while little is unsent: then
-    /// feeding never waits for the socket, and whatever else concerns it is not held up.
+    /// Handles what was read, one message at a time, and feeds what others have sent, that before an answer which came after
+    /// it. Only while little is unsent: then feeding never waits for the socket, and nothing else is held up.
     async fn work(&mut self) -> Result<(), Over> {
+        loop {
+            self.feed_queued().await?;
+            if !self.may_handle() || self.in_flight.is_some() {
+                break;
+            } else if let Some(reaction) = self.landed.take() {
+                self.react(reaction).await?;
+            } else if let Some(message) = self.ahead.pop_front() {
+                self.ahead_bytes -= message.as_ref().map_or(0, |text| text.len());
+                let reaction = self.dialect.handle(message);
+                self.react(reaction).await?;
+            } else {
+                break;
+            }
+        }
+        // The last word is said when everything before it is on its way.
+        if self.fed == 0
+            && let Some(close) = self.outbox.last_word()
+        {
+            return Err(Over::Close(close));
+        }
+        Ok(())
+    }
+
+    async fn feed_queued(&mut self) -> Result<(), Error> {
         while self.may_feed()
             && let Some(text) = self.outbox.next()
         {
@@ -221,44 +245,20 @@ impl<'a, D: Dialect> Session<'a, D> {
         {
             self.feed_text(text).await?;
         }
-        if self.may_handle()
-            && let Some(reaction) = self.landed.take()
-        {
-            self.react(reaction).await?;
-        }
-        while self.in_flight.is_none()
-            && self.landed.is_none()
-            && self.may_handle()
-            && let Some(message) = self.ahead.pop_front()
-        {
-            self.ahead_bytes -= message.as_ref().map_or(0, |text| text.len());
-            let reaction = self.dialect.handle(message);
-            self.react(reaction).await?;
-        }
-        // The last word is said when everything before it is on its way.
-        if self.fed == 0
-            && let Some(close) = self.outbox.last_word()
-        {
-            return Err(Over::Close(close));
-        }
         Ok(())
     }
 
-    async fn react(&mut self, mut reaction: Reaction) -> Result<(), Over> {
-        loop {
-            match reaction {
-                Reaction::Nothing => return Ok(()),
-                Reaction::Answer(answer) => return Ok(self.feed_text(answer.into()).await?),
-                Reaction::Close(close) => return Err(Over::Close(close)),
-                Reaction::Later(mut later) => match later.as_mut().now_or_never() {
-                    Some(at_once) => reaction = at_once,
-                    None => {
-                        self.in_flight = Some(later);
-                        return Ok(());
-                    }
-                },
-            }
+    async fn react(&mut self, reaction: Reaction) -> Result<(), Over> {
+        match reaction {
+            Reaction::Nothing => {}
+            Reaction::Answer(answer) => self.feed_text(answer.into()).await?,
+            Reaction::Close(close) => return Err(Over::Close(close)),
+            Reaction::Later(mut later) => match later.as_mut().now_or_never() {
+                Some(at_once) => self.landed = Some(at_once),
+                None => self.in_flight = Some(later),
+            },
         }
+        Ok(())
     }
 
     /// Whether there is somebody to take more.
