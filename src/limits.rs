@@ -30,8 +30,10 @@ pub const MAX_RELAYS_PER_ANSWER: usize = 100;
 pub const MAX_PAIR_REQUESTS_PER_CODE: usize = 10;
 /// Links of one pairing code; a further one ends the oldest.
 pub const MAX_LINKS_PER_CODE: usize = 16;
-/// Characters that are kept of a linked device's name (signalling, section 5).
+/// Characters that are kept of the name of a device that wants to pair or link (signalling, section 5).
 pub const MAX_DEVICE_NAME_CHARACTERS: usize = 128;
+/// Characters of the id that a linked device is given.
+pub const MAX_DEVICE_ID_CHARACTERS: usize = 128;
 /// Bytes of a call's session description and of one of its candidates (signalling, section 5).
 pub const MAX_SDP_BYTES: usize = 64 * KIB;
 pub const MAX_CANDIDATE_BYTES: usize = KIB;

@@ -248,6 +248,40 @@ async fn whoever_is_flooded_by_others_keeps_the_socket_and_they_are_told() {
     assert_eq!(bob.hear().await["type"], "offer");
 }
 
+/// Room is looked for when a message is taken and again when it is put there: between the two others may have it.
+#[tokio::test]
+async fn of_many_that_come_at_once_each_arrives_or_its_sender_is_told() {
+    let daemon = TestDaemon::start().await;
+    let mut bob = RawTcp::open(daemon.addresses().public, "/", "").await;
+    bob.send_json(register(BOB)).await;
+    while bob.hear().await["type"] != "registered" {}
+    let mut senders = Vec::new();
+    for letter in "ABCDEFGHJK".chars() {
+        senders.push(device(&daemon, &format!("ZZZZZ{letter}")).await);
+    }
+    let offer = json!({"type": "offer", "target": BOB, "payload": {"sdp": "x".repeat(200_000)}});
+    let busy = error("peer_busy", "Peer is busy. Please try again.");
+    let (mut sent, mut told) = (0, 0);
+    for _ in 0..10 {
+        let sending = senders.iter_mut().map(async |sender| {
+            say(sender, offer.clone()).await;
+            let refused = ask(sender, json!({"type": "ping"})).await == busy;
+            if refused {
+                assert_eq!(hear(sender).await, json!({"type": "pong"}));
+            }
+            usize::from(refused)
+        });
+        let refused: usize = futures_util::future::join_all(sending).await.iter().sum();
+        (sent, told) = (sent + senders.len(), told + refused);
+    }
+    assert!(told > 0, "all of it found room");
+    for _ in told..sent {
+        assert_eq!(bob.hear().await["type"], "offer");
+    }
+    bob.send_json(json!({"type": "ping"})).await;
+    assert_eq!(bob.hear().await, json!({"type": "pong"}));
+}
+
 #[tokio::test]
 async fn a_call_that_grows_too_large_by_its_two_shapes_is_refused_to_the_caller() {
     let daemon = TestDaemon::start().await;

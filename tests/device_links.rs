@@ -108,6 +108,11 @@ async fn names_have_a_default_and_a_length() {
     }
     assert_eq!(daemon.status().await.live.link_requests, 1, "the same socket's replaces the one before");
     let last = "\u{e9}".repeat(128);
+    // An id is not cut: it would be another one.
+    let mut accepted = response(MOBILE, true);
+    accepted["deviceId"] = json!("x".repeat(129));
+    let too_long = "Invalid message: link_response: deviceId must be a string of at most 128 characters";
+    assert_eq!(ask(&mut mobile, accepted).await, error("invalid_field", too_long));
     assert_eq!(ask(&mut mobile, response(MOBILE, true)).await, to_mobile(WEB, &last));
 }
 

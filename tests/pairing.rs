@@ -6,7 +6,7 @@ mod daemon;
 #[path = "common/devices.rs"]
 mod devices;
 
-use daemon::{SECOND, SOON, TestDaemon, ask, error, hear, hears_nothing, say};
+use daemon::{RawTcp, SECOND, SOON, TestDaemon, ask, error, hear, hears_nothing, say};
 use devices::{ALICE, BOB, CAROL, device, device_with_token, key_of, missing, not_registered, register};
 use serde_json::{Value, json};
 use waypost::client::RawSocket;
@@ -158,6 +158,45 @@ async fn checks_come_in_order_whoever_asks() {
     // Once the other one has a key as well they can pair: it is the same id.
     assert_eq!(ask(&mut as_peer, register(BOB)).await["type"], "registered");
     request_pending((&mut alice, ALICE), (&mut as_peer, BOB)).await;
+}
+
+/// Nobody is to lose the socket for what strangers ask.
+#[tokio::test]
+async fn whoever_does_not_read_is_asked_for_nothing_more_and_keeps_the_socket() {
+    let daemon = TestDaemon::start_with(|settings| settings.connections.pair_requests_per_minute = 0).await;
+    let mut bob = RawTcp::open(daemon.addresses().public, "/", "").await;
+    for message in [register(BOB), json!({"type": "ping"})] {
+        bob.send_json(message).await;
+    }
+    while bob.hear().await["type"] != "pong" {}
+    let (mut alice, mut carol) = (device(&daemon, ALICE).await, device(&daemon, CAROL).await);
+    let named =
+        json!({"type": "pair_request", "targetCode": BOB, "proposedName": "\u{1f980}".repeat(200_000 / 4)});
+    let mut asked = 0;
+    loop {
+        say(&mut alice, named.clone()).await;
+        match ask(&mut alice, json!({"type": "ping"})).await {
+            pong if pong["type"] == "pong" => asked += 1,
+            refused => {
+                assert_eq!(refused, could_not());
+                break;
+            }
+        }
+        assert!(asked < 100_000, "there is no end of it");
+    }
+    assert_eq!(hear(&mut alice).await, json!({"type": "pong"}));
+    let link = json!({"type": "link_request", "linkCode": BOB, "publicKey": "k"});
+    assert_eq!(ask(&mut carol, link).await["type"], "link_error");
+    // Once he reads, all of it is there, each name cut, and he can be asked again.
+    for _ in 0..asked {
+        assert_eq!(bob.hear().await["proposedName"], "\u{1f980}".repeat(128));
+    }
+    request_pending_raw(&mut carol, CAROL, &mut bob).await;
+}
+
+async fn request_pending_raw(from: &mut RawSocket, code: &str, to: &mut RawTcp) {
+    say(from, request(BOB)).await;
+    assert_eq!(to.hear().await, incoming(code));
 }
 
 #[tokio::test]

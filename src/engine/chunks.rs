@@ -3,6 +3,8 @@
 //!
 //! Owns the order in which the cache and those who wait are looked at. Must not know sockets beyond their outboxes.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -14,6 +16,7 @@ use crate::limits::{
     MAX_CHUNK_BYTES_TOLD, MAX_CHUNKS_PER_ANNOUNCE, MAX_CHUNKS_TOLD, MAX_SUBSCRIPTIONS_PER_SOCKET,
 };
 use crate::live::chunks::{Full, Notice};
+use crate::live::outbox::Outbox;
 use crate::registry::chunks::Push;
 use crate::store::{LeaseKey, Row};
 use crate::wire::Refusal;
@@ -28,7 +31,10 @@ const NO_SOURCE: &str = "No source available for chunk";
 enum Found {
     /// In the cache: the SHA-256 of its data.
     Cached([u8; 32]),
-    Answer(ServerMessage),
+    /// Nobody has it.
+    Nowhere,
+    /// Somebody is asked for it, and the socket has been told.
+    Asked,
 }
 
 impl Engine {
@@ -45,27 +51,29 @@ impl Engine {
         )
     }
 
-    /// `chunk_request` (section 5).
-    pub async fn chunk_request(&self, socket: SocketId, name: ChunkName) -> ServerMessage {
+    /// `chunk_request` (section 5). That somebody is asked is said by way of the socket's outbox, like what comes of
+    /// it, which could overtake it otherwise.
+    pub async fn chunk_request(&self, socket: SocketId, name: ChunkName) -> Option<ServerMessage> {
         for _ in 0..READS {
             let asked = name.clone();
             let found = match self.run(Promise::None, move |turn| turn.find_chunk(socket, &asked)).await {
                 Ok(Ok(found)) => found,
-                Ok(Err(refusal)) => return refusal.into(),
-                Err(why) => return Refusal::from(why).into(),
+                Ok(Err(refusal)) => return Some(refusal.into()),
+                Err(why) => return Some(Refusal::from(why).into()),
             };
             let digest = match found {
-                Found::Answer(answer) => return answer,
                 Found::Cached(digest) => digest,
+                Found::Nowhere => break,
+                Found::Asked => return None,
             };
             match self.read_chunk(name.key(), digest).await {
-                Ok(Some(data)) => return ServerMessage::chunk_data(&name, data, ChunkSource::Cache),
+                Ok(Some(data)) => return Some(ServerMessage::chunk_data(&name, data, ChunkSource::Cache)),
                 // It was replaced or has gone since.
                 Ok(None) => {}
-                Err(why) => return Refusal::from(why).into(),
+                Err(why) => return Some(Refusal::from(why).into()),
             }
         }
-        ServerMessage::ChunkError { chunk_id: name.chunk().to_string(), error: NO_SOURCE.into() }
+        Some(ServerMessage::ChunkError { chunk_id: name.chunk().to_string(), error: NO_SOURCE.into() })
     }
 
     /// `chunk_push` (section 5). Promise: `Flushed`; who waits for the chunk gets it before.
@@ -130,7 +138,8 @@ impl Turn<'_> {
             let core = &*self.core;
             let subscribers = core.chunks.subscribers(channel, socket);
             let outboxes = subscribers.filter_map(|subscriber| core.hub.outbox_of(subscriber));
-            self.effects.extend(outboxes.map(|outbox| Effect::Notify(outbox.clone(), text.clone())));
+            // Whoever has no room for it does without: nobody is to lose the socket for what others announce.
+            self.effects.extend(outboxes.map(|outbox| pass(outbox, text.clone())));
         }
         Ok(token)
     }
@@ -140,14 +149,14 @@ impl Turn<'_> {
         if let Some(digest) = core.registries.chunks.get(self.now, &name.key()) {
             return Ok(Found::Cached(digest));
         }
-        let chunk_id = name.chunk().to_string();
         match core.chunks.request(self.running, socket, name) {
-            Ok(Some(notices)) => {
-                let asked = self.core.notify_sockets(notices);
-                self.effects.extend(asked);
-                Ok(Found::Answer(ServerMessage::ChunkPulling { chunk_id }))
+            Ok(Some(mut notices)) => {
+                let message = ServerMessage::ChunkPulling { chunk_id: name.chunk().to_string() };
+                notices.push(Notice { to: socket, message });
+                self.effects.extend(self.core.notify_sockets(notices));
+                Ok(Found::Asked)
             }
-            Ok(None) => Ok(Found::Answer(ServerMessage::ChunkError { chunk_id, error: NO_SOURCE.into() })),
+            Ok(None) => Ok(Found::Nowhere),
             Err(_) => Err(Refusal::of("too_many_chunk_requests", "Too many chunk requests")),
         }
     }
@@ -176,7 +185,7 @@ impl Turn<'_> {
             self.effects.extend(outboxes.map(|outbox| Effect::Pass {
                 to: outbox.clone(),
                 text: text.clone(),
-                instead: Some(instead.clone()),
+                otherwise: Some((outbox.clone(), instead.clone())),
             }));
         }
         Ok(ServerMessage::ChunkPushAck {
@@ -196,10 +205,8 @@ impl Turn<'_> {
             Full::All => Refusal::of("channel_full", "Channel is full"),
         })?;
         let Some(outbox) = core.hub.outbox_of(socket) else { return Ok(()) };
-        let mut say = |message: ServerMessage| {
-            self.effects.push(Effect::Notify(outbox.clone(), encode(&message).into()));
-        };
-        say(ServerMessage::ChannelSubscribed { channel_id: channel.clone() });
+        let subscribed = ServerMessage::ChannelSubscribed { channel_id: channel.clone() };
+        self.effects.push(Effect::Notify(outbox.clone(), encode(&subscribed).into()));
         let mut left = MAX_CHUNK_BYTES_TOLD;
         let newest = core.registries.chunks.of_channel(self.now, &channel).take(MAX_CHUNKS_TOLD);
         let told: Vec<String> = newest
@@ -212,7 +219,8 @@ impl Turn<'_> {
             .collect();
         for chunk_ids in told.chunks(MAX_CHUNKS_PER_ANNOUNCE) {
             let (channel_id, chunk_ids) = (channel.clone(), chunk_ids.to_vec());
-            say(ServerMessage::ChunkAvailable { channel_id, chunk_ids });
+            let available = ServerMessage::ChunkAvailable { channel_id, chunk_ids };
+            self.effects.push(pass(outbox, encode(&available).into()));
         }
         Ok(())
     }
@@ -222,6 +230,11 @@ impl Turn<'_> {
         let notices = self.core.chunks.leave(self.running, socket);
         self.effects.extend(self.core.notify_sockets(notices));
     }
+}
+
+/// What others have announced, for whoever has room for it.
+fn pass(to: &Arc<Outbox>, text: Utf8Bytes) -> Effect {
+    Effect::Pass { to: to.clone(), text, otherwise: None }
 }
 
 impl Core {

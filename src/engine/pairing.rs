@@ -19,6 +19,8 @@ use crate::wire::signalling::{
 
 const NOT_REGISTERED: Refusal = Refusal::of("not_registered", "Not registered. Send register message first.");
 
+const PEER_BUSY: Refusal = Refusal::of("peer_busy", "Peer is busy. Please try again.");
+
 /// What the asker hears, if anything.
 type Answer = Result<Option<ServerMessage>, Refusal>;
 
@@ -30,8 +32,9 @@ impl Engine {
         request: OfRegistered<PairRequest>,
     ) -> Option<ServerMessage> {
         self.signal(move |turn| {
-            let own = turn.registered_code(socket)?;
-            let asked = turn.core.pairing.request(turn.running, &own, request?);
+            let (own, request) = (turn.registered_code(socket)?, request?);
+            let asked = turn.has_room(&request.target);
+            let asked = asked.and_then(|()| turn.core.pairing.request(turn.running, &own, request));
             Ok(turn.pass(asked.map(|notice| (notice, None)), pair_error))
         })
         .await
@@ -45,7 +48,7 @@ impl Engine {
     ) -> Option<ServerMessage> {
         self.signal(move |turn| {
             let own = turn.registered_code(socket)?;
-            let answered = turn.core.pairing.respond(&own, response?);
+            let answered = turn.core.pairing.respond(turn.running, &own, response?);
             Ok(turn.pass(answered, pair_error))
         })
         .await
@@ -58,8 +61,9 @@ impl Engine {
         request: OfRegistered<LinkRequest>,
     ) -> Option<ServerMessage> {
         self.signal(move |turn| {
-            let own = turn.registered_code(socket)?;
-            let asked = turn.core.pairing.request_link(turn.running, &own, request?);
+            let (own, request) = (turn.registered_code(socket)?, request?);
+            let asked = turn.has_room(&request.link_code);
+            let asked = asked.and_then(|()| turn.core.pairing.request_link(turn.running, &own, request));
             Ok(turn.pass(asked.map(|notice| (notice, None)), link_error))
         })
         .await
@@ -78,7 +82,7 @@ impl Engine {
                 let text = "Cannot respond to link request for another device";
                 return Err(Refusal::of("not_your_link", text));
             }
-            let answered = turn.core.pairing.respond_link(response);
+            let answered = turn.core.pairing.respond_link(turn.running, response);
             Ok(turn.pass(answered, link_error))
         })
         .await
@@ -97,7 +101,7 @@ impl Engine {
             let Forward { target, payload } = request?;
             let target = target.or_else(|| turn.core.pairing.linked_to(&own).cloned());
             let target = target.ok_or(Refusal::of("missing_field", "Missing required field: target"))?;
-            turn.forward(signal, &own, &target, payload?)?;
+            turn.forward(signal, (socket, &own), &target, payload?)?;
             Ok(None)
         })
         .await
@@ -129,6 +133,12 @@ impl Turn<'_> {
         })
     }
 
+    /// Whether somebody can be asked for something: whoever does not read what others send is asked for nothing more.
+    fn has_room(&self, target: &PeerId) -> Result<(), Fault> {
+        let outbox = self.core.hub.outbox(target).ok_or(Fault::CannotBeProcessed)?;
+        outbox.has_room(0).map_err(|_| Fault::CannotBeProcessed)
+    }
+
     /// Tells the other side; what is left is for the asker.
     fn pass(
         &mut self,
@@ -147,7 +157,7 @@ impl Turn<'_> {
     fn forward(
         &mut self,
         signal: Signal,
-        from: &PeerId,
+        (socket, from): (SocketId, &PeerId),
         target: &PeerId,
         payload: Map<String, Value>,
     ) -> Result<(), Refusal> {
@@ -156,15 +166,15 @@ impl Turn<'_> {
         let text = Utf8Bytes::from(encode(&ServerMessage::forwarded(signal, from.as_str(), payload)));
         match outbox.has_room(text.len()) {
             Ok(()) => {
-                let to = outbox.clone();
-                self.effects.push(Effect::Pass { to, text, instead: None });
+                // Others may take the room in the same drain.
+                let busy = || encode(&ServerMessage::from(PEER_BUSY)).into();
+                let otherwise = self.core.hub.outbox_of(socket).map(|own| (own.clone(), busy()));
+                self.effects.push(Effect::Pass { to: outbox.clone(), text, otherwise });
+                Ok(())
             }
-            Err(Undelivered::Gone) => return Err(not_found()),
-            Err(Undelivered::Full) => {
-                return Err(Refusal::of("peer_busy", "Peer is busy. Please try again."));
-            }
+            Err(Undelivered::Gone) => Err(not_found()),
+            Err(Undelivered::Full) => Err(PEER_BUSY),
         }
-        Ok(())
     }
 
     /// Nobody holds the id any more: what was pending ends, and the other sides are told.

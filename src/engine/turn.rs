@@ -56,11 +56,11 @@ pub(super) enum Effect {
     Send(Arc<Outbox>, Utf8Bytes),
     /// Said whatever becomes of the rows: it is about what is live.
     Notify(Arc<Outbox>, Utf8Bytes),
-    /// What another peer sends, whatever becomes of the rows; where there is no room for it, `instead` is said.
+    /// What another peer sends, whatever becomes of the rows; where there is no room for it, somebody is told otherwise.
     Pass {
         to: Arc<Outbox>,
         text: Utf8Bytes,
-        instead: Option<Utf8Bytes>,
+        otherwise: Option<(Arc<Outbox>, Utf8Bytes)>,
     },
     Close(Arc<Outbox>, Close),
 }
@@ -72,9 +72,9 @@ impl Effect {
             Effect::Send(outbox, text) if lasted => drop(outbox.try_send(text)),
             Effect::Send(..) => {}
             Effect::Notify(outbox, text) => drop(outbox.try_send(text)),
-            Effect::Pass { to, text, instead } => {
-                if let (Err(_), Some(instead)) = (to.try_pass(text), instead) {
-                    let _ = to.try_send(instead);
+            Effect::Pass { to, text, otherwise } => {
+                if let (Err(_), Some((told, text))) = (to.try_pass(text), otherwise) {
+                    let _ = told.try_send(text);
                 }
             }
             Effect::Close(outbox, close) => outbox.close(close),
@@ -104,6 +104,12 @@ impl Turn<'_> {
         if let Some(id) = id {
             self.free(&id);
         }
+        let core = &*self.core;
+        let is_deserted = core.hub.is_empty();
+        debug_assert!(
+            !is_deserted || (core.pairing.is_empty() && core.chunks.is_empty()),
+            "something is left"
+        );
     }
 
     /// Nobody holds the id any more (protocol: signalling, section 7).

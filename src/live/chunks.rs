@@ -272,6 +272,13 @@ impl ChunkRelay {
         notices
     }
 
+    /// Whether nothing of anybody is left.
+    pub fn is_empty(&self) -> bool {
+        let keyed_by_chunk = self.sources.is_empty() && self.pulls.is_empty();
+        let others = self.channels.is_empty() && self.sockets.is_empty();
+        keyed_by_chunk && others && self.next_deadline().is_none() && self.counts == Counts::default()
+    }
+
     pub fn counts(&self) -> Counts {
         self.counts
     }

@@ -160,12 +160,13 @@ impl Pairing {
     /// `pair_response`: what the requester is told, and then the responder.
     pub fn respond(
         &mut self,
+        now: Duration,
         own: &PeerId,
         response: PairResponse,
     ) -> Result<(Notice, Option<ServerMessage>), Fault> {
         let PairResponse { requester, accepted } = response;
-        let pending = self.pair_request(&requester, own).ok_or(Fault::NothingPending)?;
-        self.end(pending);
+        let pending = self.pair_request(&requester, own).filter(|number| !self.is_over(*number, now));
+        self.end(pending.ok_or(Fault::NothingPending)?);
         if !accepted {
             let message = ServerMessage::PairRejected { peer_code: text(own) };
             return Ok((Notice { to: requester, message }, None));
@@ -207,11 +208,15 @@ impl Pairing {
     }
 
     /// `link_response` of the holder of the code: what the device that asked is told, and then the holder.
-    pub fn respond_link(&mut self, response: LinkResponse) -> Result<(Notice, Option<ServerMessage>), Fault> {
+    pub fn respond_link(
+        &mut self,
+        now: Duration,
+        response: LinkResponse,
+    ) -> Result<(Notice, Option<ServerMessage>), Fault> {
         let LinkResponse { link_code: own, accepted, device_id } = response;
-        let pending = self.link_request(&own).ok_or(Fault::NothingPending)?;
+        let pending = self.link_request(&own).filter(|number| !self.is_over(*number, now));
         let Some(Request { from: web, about: About::Link { public_key, device_name }, .. }) =
-            self.end(pending)
+            pending.and_then(|number| self.end(number))
         else {
             return Err(Fault::NothingPending);
         };
@@ -288,6 +293,14 @@ impl Pairing {
         notices
     }
 
+    /// Whether nothing of anybody is left.
+    pub fn is_empty(&self) -> bool {
+        self.codes.is_empty()
+            && self.requests.is_empty()
+            && self.deadlines.is_empty()
+            && self.counts() == Counts::default()
+    }
+
     pub fn counts(&self) -> Counts {
         Counts {
             codes: self.codes.len(),
@@ -301,6 +314,11 @@ impl Pairing {
     fn waiting_for(&self, from: &PeerId, to: &PeerId) -> Result<&[u64], Fault> {
         let target = self.codes.get(to).filter(|_| from != to);
         target.map(|code| &code.incoming[..]).ok_or(Fault::CannotBeProcessed)
+    }
+
+    /// Whether a request's time is up, though nobody was told yet.
+    fn is_over(&self, number: u64, now: Duration) -> bool {
+        self.requests[&number].end <= now
     }
 
     fn pair_request(&self, from: &PeerId, to: &PeerId) -> Option<u64> {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Fields, INVALID_PUBLIC_KEY, MAX_PUBLIC_KEY_BYTES, OfRegistered, pairing_code, required};
 use crate::id::{PeerId, is_pairing_code};
-use crate::limits::MAX_DEVICE_NAME_CHARACTERS;
+use crate::limits::{MAX_DEVICE_ID_CHARACTERS, MAX_DEVICE_NAME_CHARACTERS};
 use crate::wire::Refusal;
 
 /// `register` with a pairing code: holds the id, enters no registry.
@@ -71,7 +71,8 @@ pub(super) fn register(mut fields: Fields) -> Result<RegisterCode, Refusal> {
 
 pub(super) fn pair_request(mut fields: Fields) -> OfRegistered<PairRequest> {
     let target = pairing_code(fields.take("targetCode"), "targetCode", INVALID_TARGET)?;
-    Ok(PairRequest { target, proposed_name: fields.string("proposedName")? })
+    let proposed_name = fields.string("proposedName")?.map(cut);
+    Ok(PairRequest { target, proposed_name })
 }
 
 pub(super) fn pair_response(mut fields: Fields) -> OfRegistered<PairResponse> {
@@ -88,15 +89,23 @@ pub(super) fn link_request(mut fields: Fields) -> OfRegistered<LinkRequest> {
     if public_key.len() > MAX_PUBLIC_KEY_BYTES {
         return Err(INVALID_PUBLIC_KEY);
     }
-    let device_name = fields.string("deviceName")?.unwrap_or_else(|| "Unknown Browser".to_owned());
-    let device_name = device_name.chars().take(MAX_DEVICE_NAME_CHARACTERS).collect();
+    let device_name = fields.string("deviceName")?.map_or_else(|| "Unknown Browser".to_owned(), cut);
     Ok(LinkRequest { link_code, public_key, device_name })
 }
 
 pub(super) fn link_response(mut fields: Fields) -> OfRegistered<LinkResponse> {
     let link_code = pairing_code(fields.take("linkCode"), "linkCode", INVALID_LINK_CODE)?;
     let accepted = accepted(&mut fields)?;
-    Ok(LinkResponse { link_code, accepted, device_id: fields.string("deviceId")? })
+    let device_id = fields.string("deviceId")?;
+    if device_id.as_ref().is_some_and(|id| id.chars().count() > MAX_DEVICE_ID_CHARACTERS) {
+        return Err(fields.wrong_kind("deviceId", "a string of at most 128 characters"));
+    }
+    Ok(LinkResponse { link_code, accepted, device_id })
+}
+
+/// Names go to somebody who did not ask for them.
+fn cut(name: String) -> String {
+    name.chars().take(MAX_DEVICE_NAME_CHARACTERS).collect()
 }
 
 fn accepted(fields: &mut Fields) -> Result<bool, Refusal> {

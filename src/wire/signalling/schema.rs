@@ -10,7 +10,8 @@ use serde_json::{Map, Value, json};
 use super::{MAX_PUBLIC_KEY_BYTES, ServerMessage, Signal};
 use crate::id::{CHUNK_ID_CHARACTERS, SHORT_NAME_CHARACTERS};
 use crate::limits::{
-    MAX_CANDIDATE_BYTES, MAX_CHUNK_BYTES, MAX_CHUNKS_PER_ANNOUNCE, MAX_SDP_BYTES, RendezvousRules,
+    MAX_CANDIDATE_BYTES, MAX_CHUNK_BYTES, MAX_CHUNKS_PER_ANNOUNCE, MAX_DEVICE_ID_CHARACTERS, MAX_SDP_BYTES,
+    RendezvousRules,
 };
 
 /// One message, and the JSON Schema (draft 7) of the whole of it.
@@ -30,7 +31,8 @@ const PEER_ID: &str = "^[A-Za-z0-9_-]{1,128}$";
 const PAIRING_CODE: &str = "^[A-HJ-NP-Z2-9]{6}$";
 /// 32 bytes in standard base64, whose last character has two bits to spare.
 const KEY_OF_32_BYTES: &str = "^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=?$";
-const UUID_V4: &str = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$";
+const UUID_V4: &str =
+    "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$";
 
 /// What a client may say. A field that is null counts as absent, and others than these are ignored.
 pub fn client_messages(rules: &RendezvousRules) -> Vec<Described> {
@@ -51,12 +53,10 @@ pub fn client_messages(rules: &RendezvousRules) -> Vec<Described> {
     );
     register["not"] = json!({"required": ["pairingCode"]});
     let key = pattern(KEY_OF_32_BYTES);
-    let register_code =
-        object("register", [("pairingCode", code()), ("publicKey", key)], [token()]);
+    let register_code = object("register", [("pairingCode", code()), ("publicKey", key)], [token()]);
 
-    let names = |most: usize| {
-        json!({"type": "array", "maxItems": most, "items": string(1, SHORT_NAME_CHARACTERS)})
-    };
+    let names =
+        |most: usize| json!({"type": "array", "maxItems": most, "items": string(1, SHORT_NAME_CHARACTERS)});
     let (points, tokens) = (names(rules.max_points), names(rules.max_tokens));
     let payload = string(0, rules.max_payload_bytes);
     let drops = json!({
@@ -82,7 +82,8 @@ pub fn client_messages(rules: &RendezvousRules) -> Vec<Described> {
         ],
     );
 
-    let key = described(json!({"type": "string", "minLength": 1, "maxLength": MAX_PUBLIC_KEY_BYTES}), "Any text.");
+    let key =
+        described(json!({"type": "string", "minLength": 1, "maxLength": MAX_PUBLIC_KEY_BYTES}), "Any text.");
     let link_code = described(code(), "The pairing code of the device to link to.");
     let accepted = json!({"type": "boolean"});
     let entry = json!({
@@ -100,6 +101,8 @@ pub fn client_messages(rules: &RendezvousRules) -> Vec<Described> {
     let load = json!({"type": "number", "minimum": 0, "maximum": 10_000});
     let leave_out = described(any(), "The one to leave out.");
 
+    let device_id = string(0, MAX_DEVICE_ID_CHARACTERS);
+
     let plain = [
         object("ping", [], []),
         object("heartbeat", [], [("peerId", any())]),
@@ -110,8 +113,12 @@ pub fn client_messages(rules: &RendezvousRules) -> Vec<Described> {
         object("pair_request", [("targetCode", code())], [("proposedName", any())]),
         object("pair_response", [("targetCode", code()), ("accepted", accepted.clone())], []),
         object("link_request", [("linkCode", link_code), ("publicKey", key)], [("deviceName", any())]),
-        object("link_response", [("linkCode", code()), ("accepted", accepted)], [("deviceId", any())]),
-        object("chunk_announce", [("peerId", peer_id()), ("chunks", chunks)], [("channelId", within.clone()), token()]),
+        object("link_response", [("linkCode", code()), ("accepted", accepted)], [("deviceId", device_id)]),
+        object(
+            "chunk_announce",
+            [("peerId", peer_id()), ("chunks", chunks)],
+            [("channelId", within.clone()), token()],
+        ),
         object("chunk_request", [("chunkId", channel())], [("channelId", within.clone())]),
         object("chunk_push", [("chunkId", channel()), ("data", data)], [("channelId", within)]),
         object("channel-subscribe", [("channelId", channel())], []),
