@@ -1,7 +1,7 @@
 //! waypost: a self-hosted registry daemon for peer-to-peer programs.
 //!
 //! Peers announce themselves, find relays, meet at rendezvous points and leave dead drops for peers that are away;
-//! phones reach a home machine by its server-id.
+//! devices pair, call each other and pass chunks, phones reach a home machine by its server-id.
 //! Everything it knows is a lease: a record that names who holds it and when it ends. Memory answers, sled remembers.
 //!
 //! The layers, each of which may import only those above it (`tests/layers.rs` holds the code to it):
@@ -12,7 +12,7 @@
 //! | [`wire`] | messages exactly as they travel |
 //! | [`store`] | sled: keys, records, atomic changes, the expiry index, migrations, the consistency check |
 //! | [`registry`] | the rules: pure and synchronous |
-//! | [`live`] | what exists only while sockets do: who holds which id, the slots of link, bounded outboxes |
+//! | [`live`] | what exists only while sockets do: who holds which id, pairing, the chunk relay, the slots of link, bounded outboxes |
 //! | [`engine`] | the writer, group commit, promises, sweeping: where store, registries and live meet |
 //! | [`server`] | axum routes and WebSocket sessions, gates, draining |
 //! | [`config`] [`daemon`] [`cli`] [`client`] | settings; the daemon as a whole; subcommands; a typed client |

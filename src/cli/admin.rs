@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::client::admin::LeaseFilter;
 use crate::client::{AdminClient, ClientError, causes, with_causes};
-use crate::wire::admin::{ClaimPage, Connections, Lease, LeasePage, Status, Swept};
+use crate::wire::admin::{ClaimPage, Connections, Lease, LeasePage, Swept};
 
 /// Leases asked for at once.
 const PAGE: usize = 500;
@@ -105,7 +105,9 @@ impl Command {
         }
         token?;
         let text = match self {
-            Command::Status { .. } => shown(options, &client.status().await.map_err(at(url))?, status),
+            Command::Status { .. } => {
+                shown(options, &client.status().await.map_err(at(url))?, super::status::status)
+            }
             Command::Sweep { .. } => shown(options, &client.sweep().await.map_err(at(url))?, swept),
             Command::Connections { .. } => {
                 shown(options, &client.connections().await.map_err(at(url))?, connections)
@@ -196,55 +198,6 @@ fn shown<T: Serialize>(options: &Options, answer: &T, text: impl Fn(&T) -> Strin
     }
 }
 
-fn status(status: &Status) -> String {
-    let Status { leases, store, engine, connections, .. } = status;
-    let next = status.next_expiry.map_or("none".to_owned(), |end| until(end, status.now));
-    let busy = 100.0 * engine.writer_busy_seconds / (status.uptime_seconds.max(1) as f64);
-    let state = if status.ready { "ready" } else { "not ready: writes are refused" };
-    let lines = [
-        ("state", state.to_owned()),
-        ("version", format!("{}, schema {}", status.version, status.schema)),
-        ("server", status.server_id.clone()),
-        ("up", format!("{}, start number {}", duration(status.uptime_seconds), status.boot)),
-        ("relays", leases.relay.to_string()),
-        (
-            "registrations",
-            format!("{}: {} points, {} tokens", leases.registration, leases.points, leases.tokens),
-        ),
-        ("dead drops", size(leases.dead_drop_bytes)),
-        ("peers", format!("{}; {} TURN sessions", leases.peer, leases.turn_session)),
-        ("servers", leases.server.to_string()),
-        ("chunks", leases.chunk.to_string()),
-        (
-            "link",
-            format!(
-                "{} claims: {} binaries and {} phones connected",
-                leases.claim, connections.binaries, connections.phones
-            ),
-        ),
-        ("next expiry", next),
-        ("store", format!("{}; {} rows written or removed", size(store.bytes_on_disk), store.rows)),
-        ("undecodable rows", store.undecodable_rows.to_string()),
-        ("requests", format!("{} in {} drains; {} waiting", engine.requests, engine.drains, engine.queue)),
-        (
-            "writer",
-            format!("busy {busy:.1} % of the time; {} requests refused as overload", engine.overloaded),
-        ),
-        ("swept", engine.swept.to_string()),
-        (
-            "sockets",
-            format!(
-                "{} from {} addresses; {} ids held",
-                connections.open, connections.addresses, connections.ids
-            ),
-        ),
-        ("unsent", size(connections.unsent_bytes as u64)),
-    ];
-    let mut table = plain_table();
-    table.add_rows(lines.map(|(name, value)| [name.to_owned(), value]));
-    table.trim_fmt() + "\n"
-}
-
 fn swept(swept: &Swept) -> String {
     let Swept { relay, registration, peer, turn_session, server, claim, chunk } = swept;
     format!(
@@ -321,7 +274,7 @@ fn summary(record: &Value) -> String {
     fields.collect::<Vec<_>>().join(" ")
 }
 
-fn plain_table() -> Table {
+pub(super) fn plain_table() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table
@@ -335,12 +288,12 @@ fn right(table: &mut Table, columns: &[usize]) {
     }
 }
 
-fn until(end: u64, now: u64) -> String {
+pub(super) fn until(end: u64, now: u64) -> String {
     if end <= now { "ended".to_owned() } else { duration((end - now).div_ceil(1000)) }
 }
 
 /// The two largest units of a time in seconds; hours go on counting past a day.
-fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
@@ -348,7 +301,7 @@ fn duration(seconds: u64) -> String {
     }
 }
 
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     let bytes_in = |unit: u32| bytes as f64 / f64::from(1_u32 << unit);
     match bytes {
         0..1024 => format!("{bytes} B"),

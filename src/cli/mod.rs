@@ -2,9 +2,10 @@
 //! its `mod`, its variant of `Command` and its arm in `dispatch`. Must not know how a subcommand does its work.
 
 mod admin;
-mod bench;
+pub mod bench;
 mod config;
 mod run;
+mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

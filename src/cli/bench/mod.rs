@@ -3,7 +3,7 @@
 //! printed (`report`). Must not know the daemon but over the wire.
 
 mod load;
-mod process;
+pub mod process;
 mod report;
 mod scenarios;
 
