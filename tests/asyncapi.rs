@@ -79,7 +79,9 @@ fn is_taken(message: &Value) -> bool {
 fn places(value: &Value, at: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
     let children: Vec<(String, &Value)> = match value {
         Value::Object(fields) => fields.iter().map(|(name, child)| (name.clone(), child)).collect(),
-        Value::Array(list) => list.iter().enumerate().map(|(index, child)| (index.to_string(), child)).collect(),
+        Value::Array(list) => {
+            list.iter().enumerate().map(|(index, child)| (index.to_string(), child)).collect()
+        }
         _ => Vec::new(),
     };
     for (name, child) in children {
@@ -193,7 +195,8 @@ fn changed() -> impl Strategy<Value = Value> {
 /// Ceilings that the protocol counts in bytes the document can only give in characters, and of two spellings it cannot say
 /// that only one is looked at.
 fn is_beyond_schema(message: &Value) -> bool {
-    let both = [("dailyPoints", "daily_points"), ("hourlyTokens", "hourly_tokens"), ("deadDrops", "dead_drops")];
+    let both =
+        [("dailyPoints", "daily_points"), ("hourlyTokens", "hourly_tokens"), ("deadDrops", "dead_drops")];
     let has = |name: &str| message.get(name).is_some_and(|value| !value.is_null());
     let data = &message["data"];
     both.iter().any(|(camel, snake)| has(camel) && has(snake))
@@ -237,7 +240,9 @@ fn every_message_has_a_template_that_both_take() {
 #[test]
 fn what_the_server_never_says_is_not_documented() {
     is_documented(&json!({"type": "pong"}));
-    is_documented(&json!({"type": "call_ice", "from": "AAA222", "payload": {"callId": CALL}, "callId": CALL}));
+    is_documented(
+        &json!({"type": "call_ice", "from": "AAA222", "payload": {"callId": CALL}, "callId": CALL}),
+    );
     for wrong in [
         json!({"type": "ping"}),
         json!({"type": "pair_timeout"}),

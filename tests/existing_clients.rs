@@ -63,9 +63,7 @@ async fn pair(requester: (&mut RawSocket, &str, Value), responder: (&mut RawSock
     assert_eq!(incoming.get("proposedName").cloned(), name);
     let response = json!({"type": "pair_response", "targetCode": code, "accepted": true});
     let matched = ask(responder, response).await;
-    let expected = |peer: &str, first: bool| {
-        json!({"type": "pair_matched", "peerCode": peer, "peerPublicKey": key_of(peer), "isInitiator": first})
-    };
+    let expected = |peer: &str, first: bool| json!({"type": "pair_matched", "peerCode": peer, "peerPublicKey": key_of(peer), "isInitiator": first});
     assert_eq!(matched, expected(code, false));
     assert_eq!(hear(requester).await, expected(own, true));
 }
@@ -143,7 +141,8 @@ async fn the_web_client_links_to_the_mobile_app_and_never_says_whom_it_means() {
     let answer = json!({"type": "answer", "sdp": SDP});
     say(&mut mobile, nested("answer", WEB, answer.clone())).await;
     assert_eq!(hear(&mut web).await, json!({"type": "answer", "from": MOBILE, "payload": answer}));
-    let candidate = json!({"candidate": "candidate:1", "sdpMid": "0", "sdpMLineIndex": 0, "usernameFragment": "x"});
+    let candidate =
+        json!({"candidate": "candidate:1", "sdpMid": "0", "sdpMLineIndex": 0, "usernameFragment": "x"});
     say(&mut web, json!({"type": "ice_candidate", "payload": candidate})).await;
     assert_eq!(hear(&mut mobile).await, json!({"type": "ice_candidate", "from": WEB, "payload": candidate}));
     hears_nothing(&mut web).await;
@@ -212,7 +211,8 @@ async fn the_mobile_app_shares_chunks_without_naming_a_channel() {
     let request = json!({"type": "chunk_request", "peerId": WEB, "chunkId": "ch_7"});
     assert_eq!(ask(&mut reader, request.clone()).await["type"], "chunk_pulling");
     assert_eq!(hear(&mut source).await, json!({"type": "chunk_pull", "chunkId": "ch_7", "channelId": ""}));
-    let push = json!({"type": "chunk_push", "peerId": MOBILE, "chunkId": "ch_7", "data": {"chunkId": "ch_7"}});
+    let push =
+        json!({"type": "chunk_push", "peerId": MOBILE, "chunkId": "ch_7", "data": {"chunkId": "ch_7"}});
     assert_eq!(ask(&mut source, push).await["servedCount"], 1);
     for from in ["relay", "cache"] {
         let expected = json!({"type": "chunk_data", "chunkId": "ch_7", "channelId": "",
