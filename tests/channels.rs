@@ -8,7 +8,7 @@ mod devices;
 
 use std::time::Duration;
 
-use daemon::{SECOND, SOON, TestDaemon, ask, error, hear, hears_nothing, metric, say};
+use daemon::{SECOND, TestDaemon, ask, error, hear, hears_nothing, metric, say};
 use devices::missing;
 use serde_json::{Value, json};
 use waypost::client::RawSocket;

@@ -1,223 +1,41 @@
 //! Random operations against the engine and against a naive model of it: both answer alike, and after every step the
 //! rows say what memory says. Grows with every registry.
 
+#[path = "model/chunks.rs"]
+mod chunks;
 #[path = "model/http.rs"]
 mod http;
 #[path = "model/link.rs"]
 mod link;
+#[path = "model/peers.rs"]
+mod peers;
+#[path = "model/rendezvous.rs"]
+mod rendezvous;
+#[path = "model/steps.rs"]
+mod steps;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HttpModel, HttpStep, http_step, register_peer};
-use link::{LinkModel, LinkStep, MAX_PHONES, link_step};
+use chunks::{BUDGET, ChunkModel, ChunkStep, Push};
+use http::{HttpModel, register_peer};
+use link::{LinkModel, MAX_PHONES};
+use peers::{PEERS, Peers, id, join};
 use proptest::prelude::*;
 use rand::SeedableRng;
+use rendezvous::{Meet, Model, Relay, payload};
+use steps::{Step, step};
 use waypost::clock::Clock;
-use waypost::engine::{Engine, Joined, Options};
-use waypost::id::{PeerId, SocketId};
+use waypost::engine::{Engine, Options};
 use waypost::limits::Limits;
 use waypost::metrics::Metrics;
 use waypost::store::Faults;
 use waypost::wire::signalling::{GetRelays, Point, Register, RegisterRendezvous, ServerMessage, UpdateLoad};
 
-const PEERS: [&str; 4] = ["ann", "bob", "cat", "dan"];
 const MINUTE: u64 = 60_000;
-const DAILY: u64 = 48 * 60 * MINUTE;
-const HOURLY: u64 = 3 * 60 * MINUTE;
 const GRACE: u64 = 30_000;
-
-#[derive(Clone, Debug)]
-enum Step {
-    Register {
-        peer: usize,
-        max: u32,
-        key: Option<u8>,
-    },
-    Load {
-        peer: usize,
-        count: u32,
-    },
-    Meet(Meet),
-    Leave {
-        peer: usize,
-    },
-    /// Another socket with the resume token, if the peer is here.
-    TakeOver {
-        peer: usize,
-    },
-    Advance {
-        minutes: u64,
-    },
-    /// As `Advance`, without a backup sweep.
-    Wait {
-        minutes: u64,
-    },
-    Http(HttpStep),
-    /// The next commit fails: a peer's registration is refused, and nothing is cleaned.
-    FailingPeer {
-        node: usize,
-    },
-    Link(LinkStep),
-    /// The next commit fails: a binary is not told that it holds the id.
-    FailingClaim {
-        id: usize,
-    },
-    /// The next flush fails: the same, but the rows may have lasted.
-    UnflushedClaim {
-        id: usize,
-    },
-    /// The next commit fails: that of a binary's end.
-    FailingClose {
-        id: usize,
-    },
-    Sweep,
-    Restart,
-    /// The next commit fails: a registration is refused whole.
-    FailingMeet(Meet),
-    /// The next flush fails: nothing was promised, but the rows may have lasted.
-    FailingFlush(Meet),
-}
-
-#[derive(Clone, Debug)]
-struct Meet {
-    peer: usize,
-    points: BTreeSet<u8>,
-    tokens: BTreeSet<u8>,
-    /// 0 leaves no dead drop.
-    payload: u8,
-}
-
-fn meet() -> impl Strategy<Value = Meet> {
-    let names = || proptest::collection::btree_set(0..4_u8, 0..4);
-    (0..PEERS.len(), names(), names(), 0..3_u8).prop_map(|(peer, points, tokens, payload)| Meet {
-        peer,
-        points,
-        tokens,
-        payload,
-    })
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let peer = || 0..PEERS.len();
-    prop_oneof![
-        4 => (peer(), 1..5_u32, proptest::option::of(0..2_u8))
-            .prop_map(|(peer, max, key)| Step::Register { peer, max, key }),
-        2 => (peer(), 0..4_u32).prop_map(|(peer, count)| Step::Load { peer, count }),
-        8 => meet().prop_map(Step::Meet),
-        3 => peer().prop_map(|peer| Step::Leave { peer }),
-        1 => peer().prop_map(|peer| Step::TakeOver { peer }),
-        3 => prop_oneof![Just(0), Just(1), Just(179), Just(181), Just(47 * 60), Just(49 * 60)]
-            .prop_map(|minutes| Step::Advance { minutes }),
-        3 => prop_oneof![Just(1), Just(4), Just(6), Just(9), Just(11), Just(29)]
-            .prop_map(|minutes| Step::Wait { minutes }),
-        12 => http_step().prop_map(Step::Http),
-        1 => (0..4_usize).prop_map(|node| Step::FailingPeer { node }),
-        14 => link_step().prop_map(Step::Link),
-        2 => (0..3_usize).prop_map(|id| Step::FailingClaim { id }),
-        1 => (0..3_usize).prop_map(|id| Step::UnflushedClaim { id }),
-        1 => (0..3_usize).prop_map(|id| Step::FailingClose { id }),
-        2 => Just(Step::Sweep),
-        2 => Just(Step::Restart),
-        1 => meet().prop_map(Step::FailingMeet),
-        1 => meet().prop_map(Step::FailingFlush),
-    ]
-}
-
-/// What the naive model knows of one peer at one point or token.
-#[derive(Clone, Debug)]
-struct Entry {
-    peer: usize,
-    payload: u8,
-    end: u64,
-    boot: u64,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-struct Relay {
-    max: u32,
-    count: u32,
-    key: Option<u8>,
-    boot: u64,
-}
-
-/// Entries per name, the oldest first.
-#[derive(Clone, Default)]
-struct Model {
-    points: BTreeMap<u8, Vec<Entry>>,
-    tokens: BTreeMap<u8, Vec<Entry>>,
-    relays: BTreeMap<usize, Relay>,
-    http: HttpModel,
-    boot: u64,
-    live_since: u64,
-    grace_end: u64,
-}
-
-impl Model {
-    fn live(&self, boot: u64, now: u64) -> bool {
-        boot == self.boot || (boot >= self.live_since && now < self.grace_end)
-    }
-
-    fn drops_for(&self, meet: &Meet, now: u64) -> Vec<(String, String, String)> {
-        let mut found = Vec::new();
-        for point in &meet.points {
-            for entry in self.points.get(point).into_iter().flatten() {
-                if entry.peer != meet.peer && entry.payload > 0 && entry.end > now {
-                    found.push((PEERS[entry.peer].into(), payload(entry.payload), format!("p{point}")));
-                }
-            }
-        }
-        found
-    }
-
-    fn matches_for(&self, meet: &Meet, now: u64) -> Vec<(String, String)> {
-        let mut found = Vec::new();
-        for token in &meet.tokens {
-            for entry in self.tokens.get(token).into_iter().flatten() {
-                if entry.peer != meet.peer && entry.end > now && self.live(entry.boot, now) {
-                    found.push((PEERS[entry.peer].into(), format!("t{token}")));
-                }
-            }
-        }
-        found
-    }
-
-    fn enter(&mut self, meet: &Meet, now: u64) {
-        let boot = self.boot;
-        let halves = [(&mut self.points, &meet.points, DAILY), (&mut self.tokens, &meet.tokens, HOURLY)];
-        for (map, names, ttl) in halves {
-            for name in names {
-                let entries = map.entry(*name).or_default();
-                entries.retain(|entry| entry.peer != meet.peer);
-                entries.push(Entry { peer: meet.peer, payload: meet.payload, end: now + ttl, boot });
-            }
-        }
-    }
-
-    fn leave(&mut self, peer: usize) {
-        self.relays.remove(&peer);
-        self.tokens.values_mut().for_each(|entries| entries.retain(|entry| entry.peer != peer));
-    }
-
-    /// Who is offered as a relay to `asker`.
-    fn offered(&self, asker: usize, now: u64) -> BTreeSet<String> {
-        let offered = self.relays.iter().filter(|(peer, relay)| {
-            **peer != asker && relay.count * 2 < relay.max && self.live(relay.boot, now)
-        });
-        offered.map(|(peer, _)| PEERS[*peer].to_owned()).collect()
-    }
-}
-
-fn payload(number: u8) -> String {
-    format!("drop {number}")
-}
-
-fn id(peer: usize) -> PeerId {
-    PeerId::parse(PEERS[peer]).unwrap()
-}
 
 struct Bench<'a> {
     folder: &'a Path,
@@ -225,11 +43,11 @@ struct Bench<'a> {
     faults: Faults,
     metrics: Arc<Metrics>,
     engine: Engine,
-    sockets: BTreeMap<usize, (Joined, Option<String>)>,
-    /// Peers whose socket has taken its id.
-    held: BTreeSet<usize>,
-    link: LinkModel,
+    peers: Peers,
     model: Model,
+    http: HttpModel,
+    link: LinkModel,
+    chunks: ChunkModel,
 }
 
 fn start(folder: &Path, clock: &Clock, faults: &Faults, metrics: &Arc<Metrics>) -> Engine {
@@ -238,6 +56,7 @@ fn start(folder: &Path, clock: &Clock, faults: &Faults, metrics: &Arc<Metrics>) 
     limits.sweep.interval = Duration::from_secs(1_000_000_000);
     limits.peers.backup_sweep = Duration::from_secs(1_000_000_000);
     limits.link.max_phones = MAX_PHONES;
+    limits.chunks.cache_bytes = BUDGET;
     let options = Options {
         store: folder.join("store"),
         limits,
@@ -255,28 +74,23 @@ impl<'a> Bench<'a> {
         let (clock, faults) = (Clock::manual(1_000_000 * MINUTE), Faults::default());
         let metrics = Arc::new(Metrics::default());
         let engine = start(folder, &clock, &faults, &metrics);
-        let model = Model { boot: 1, grace_end: clock.now() + GRACE, ..Model::default() };
+        let model = Model::new(clock.now() + GRACE);
         Bench {
             folder,
+            http: HttpModel::default(),
             link: LinkModel::new(&clock),
+            chunks: ChunkModel::new(&clock, &metrics),
             clock,
             faults,
             metrics,
             engine,
-            sockets: BTreeMap::new(),
-            held: BTreeSet::new(),
+            peers: Peers::default(),
             model,
         }
     }
 
-    fn socket(&mut self, peer: usize) -> SocketId {
-        let engine = &self.engine;
-        let join = || (engine.join(IpAddr::V4(Ipv4Addr::LOCALHOST)), None);
-        self.sockets.entry(peer).or_insert_with(join).0.outbox.socket
-    }
-
     async fn meet(&mut self, meet: &Meet) -> ServerMessage {
-        let socket = self.socket(meet.peer);
+        let socket = self.peers.socket(&self.engine, meet.peer);
         let drop = (meet.payload > 0 && !meet.points.is_empty()).then_some(0);
         let request = RegisterRendezvous {
             peer_id: id(meet.peer),
@@ -291,12 +105,11 @@ impl<'a> Bench<'a> {
             resume_token: None,
         };
         let answer = self.engine.register_rendezvous(socket, request).await;
-        self.held.insert(meet.peer);
-        if let ServerMessage::RendezvousResult { resume_token: Some(token), .. } = &answer
-            && let Some(socket) = self.sockets.get_mut(&meet.peer)
-        {
-            socket.1 = Some(token.clone());
-        }
+        let token = match &answer {
+            ServerMessage::RendezvousResult { resume_token, .. } => resume_token.clone(),
+            _ => None,
+        };
+        self.peers.took(meet.peer, token);
         answer
     }
 
@@ -304,7 +117,7 @@ impl<'a> Bench<'a> {
         let now = self.clock.now();
         match step {
             Step::Register { peer, max, key } => {
-                let socket = self.socket(*peer);
+                let socket = self.peers.socket(&self.engine, *peer);
                 let public_key = key.map(|key| format!("key {key}"));
                 let request =
                     Register { peer_id: id(*peer), max_connections: *max, public_key, resume_token: None };
@@ -313,8 +126,7 @@ impl<'a> Bench<'a> {
                 else {
                     panic!("a peer on its own socket is registered");
                 };
-                self.sockets.get_mut(peer).unwrap().1 = Some(resume_token);
-                self.held.insert(*peer);
+                self.peers.took(*peer, Some(resume_token));
                 let old = self.model.relays.get(peer);
                 let goes_on = old.filter(|old| {
                     old.boot == self.model.boot || (self.model.live(old.boot, now) && old.key == *key)
@@ -326,7 +138,7 @@ impl<'a> Bench<'a> {
                 assert_eq!(offered, self.model.offered(*peer, now));
             }
             Step::Load { peer, count } => {
-                let socket = self.socket(*peer);
+                let socket = self.peers.socket(&self.engine, *peer);
                 let request = UpdateLoad { peer_id: PEERS[*peer].into(), connected_count: f64::from(*count) };
                 let answer = self.engine.update_load(socket, request).await;
                 let boot = self.model.boot;
@@ -340,19 +152,20 @@ impl<'a> Bench<'a> {
             }
             Step::Meet(meet) => {
                 let answer = self.meet(meet).await;
-                self.compare(meet, answer, now);
+                self.model.compare(meet, answer, now);
                 self.model.enter(meet, now);
             }
             Step::Leave { peer } => {
-                self.sockets.remove(peer);
-                if self.held.remove(peer) {
+                self.peers.sockets.remove(peer);
+                self.chunks.leave(*peer);
+                if self.peers.held.remove(peer) {
                     self.model.leave(*peer);
                 }
             }
             Step::TakeOver { peer } => {
-                let Some((_, Some(token))) = self.sockets.get(peer) else { return };
+                let Some((_, Some(token))) = self.peers.sockets.get(peer) else { return };
                 let token = token.clone();
-                let new = self.engine.join(IpAddr::V4(Ipv4Addr::LOCALHOST));
+                let new = join(&self.engine);
                 let request = RegisterRendezvous {
                     peer_id: id(*peer),
                     relay_id: String::new(),
@@ -366,7 +179,9 @@ impl<'a> Bench<'a> {
                     panic!("{answer:?}")
                 };
                 // The late exit of the old socket changes nothing.
-                self.sockets.insert(*peer, (new, resume_token));
+                self.peers.sockets.insert(*peer, (new, resume_token));
+                // What it has announced does not come along.
+                self.chunks.leave(*peer);
             }
             Step::Advance { minutes } => {
                 self.clock.advance(Duration::from_millis(minutes * MINUTE + 1));
@@ -378,7 +193,7 @@ impl<'a> Bench<'a> {
                 self.engine.sweep_expiry().await.unwrap();
                 self.swept();
             }
-            Step::Http(step) => self.model.http.run(&self.engine, step, now).await,
+            Step::Http(step) => self.http.run(&self.engine, step, now).await,
             Step::FailingPeer { node } => {
                 let failures = self.metrics.storage_failures.get();
                 self.faults.fail_write(1);
@@ -388,15 +203,12 @@ impl<'a> Bench<'a> {
                 match answer {
                     Err(problem) => assert_eq!(problem.refusal.code, "storage_unavailable"),
                     // The sweeper's own write met the fault, and this one came after the recovery.
-                    Ok(answer) => self.model.http.registered(*node, 1, None, &answer, now),
+                    Ok(answer) => self.http.registered(*node, 1, None, &answer, now),
                 }
             }
             Step::Link(step) => {
                 self.link.run(&self.engine, step).await;
-                if self.clock.now() > now {
-                    self.engine.sweep_expiry().await.unwrap();
-                    self.swept();
-                }
+                self.sweep_if_later_than(now).await;
             }
             Step::FailingClaim { id } | Step::UnflushedClaim { id } if self.link.is_held(*id) => {}
             Step::FailingClaim { id } => {
@@ -418,45 +230,41 @@ impl<'a> Bench<'a> {
                 self.recovered(failures + 1).await;
             }
             Step::FailingClose { .. } => {}
-            Step::Sweep => self.sweep().await,
-            Step::Restart => {
-                self.engine.drain().await;
-                self.sockets.clear();
-                self.held.clear();
-                self.link.restart();
-                self.engine.stop().await;
-                self.engine = start(self.folder, &self.clock, &self.faults, &self.metrics);
-                self.model.boot += 1;
-                self.model.grace_end = now + GRACE;
+            Step::Chunks(steps) => self.run_chunks(steps).await,
+            Step::ChunksOverRestart(before, after) => {
+                self.run_chunks(before).await;
+                self.restart().await;
+                self.run_chunks(after).await;
             }
+            Step::FailingPush(push) => self.failing_push(push, false).await,
+            Step::UnflushedPush(push) => self.failing_push(push, true).await,
+            Step::Sweep => self.sweep().await,
+            Step::Restart => self.restart().await,
+            // A request without rows has nothing to commit or flush.
+            Step::FailingMeet(meet) | Step::FailingFlush(meet)
+                if meet.points.is_empty() && meet.tokens.is_empty() => {}
             Step::FailingMeet(meet) => {
-                let changes = !meet.points.is_empty() || !meet.tokens.is_empty();
                 let failures = self.metrics.storage_failures.get();
                 self.faults.fail_write(1);
-                let held_before = self.held.contains(&meet.peer);
+                let held_before = self.peers.held.contains(&meet.peer);
                 let answer = self.meet(meet).await;
                 self.faults.fail_write(i64::MAX);
-                if changes && !matches!(answer, ServerMessage::Error(_)) {
+                self.recovered(failures + 1).await;
+                if !matches!(answer, ServerMessage::Error(_)) {
                     // The sweeper's own write met the fault, and this one came after the recovery.
-                    self.recovered(failures + 1).await;
-                    self.compare(meet, answer, now);
+                    self.model.compare(meet, answer, now);
                     self.model.enter(meet, now);
-                } else if changes {
-                    self.recovered(failures + 1).await;
-                    assert_refused(&answer);
-                    if !held_before {
-                        self.held.remove(&meet.peer);
-                    }
-                } else {
-                    self.compare(meet, answer, now);
+                    return;
+                }
+                assert_refused(&answer);
+                if !held_before {
+                    self.peers.held.remove(&meet.peer);
                 }
             }
-            // A request without rows has nothing to flush.
-            Step::FailingFlush(meet) if meet.points.is_empty() && meet.tokens.is_empty() => {}
             Step::FailingFlush(meet) => {
                 let failures = self.metrics.storage_failures.get();
                 self.faults.fail_flush(1);
-                let held_before = self.held.contains(&meet.peer);
+                let held_before = self.peers.held.contains(&meet.peer);
                 let answer = self.meet(meet).await;
                 self.recovered(failures + 1).await;
                 // Not promised, but this disk keeps what it was given.
@@ -468,10 +276,8 @@ impl<'a> Bench<'a> {
                 assert_refused(&answer);
                 if !held_before {
                     // The id was given back, and with it what is live.
-                    self.held.remove(&meet.peer);
-                    let boot = self.model.boot;
-                    let stays = |entry: &Entry| entry.peer != meet.peer || entry.boot != boot;
-                    self.model.tokens.values_mut().for_each(|entries| entries.retain(stays));
+                    self.peers.held.remove(&meet.peer);
+                    self.model.give_back(meet.peer);
                 }
             }
         }
@@ -479,7 +285,7 @@ impl<'a> Bench<'a> {
 
     async fn sweep(&mut self) {
         self.engine.sweep().await.unwrap();
-        self.model.http.sweep(self.clock.now());
+        self.http.sweep(self.clock.now());
         self.swept();
     }
 
@@ -490,26 +296,68 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn compare(&self, meet: &Meet, answer: ServerMessage, now: u64) {
-        let ServerMessage::RendezvousResult { live_matches, dead_drops, .. } = answer else {
-            panic!("{answer:?}");
-        };
-        let drops = dead_drops.into_iter().map(|drop| (drop.peer_id, drop.dead_drop, drop.meeting_point));
-        assert_eq!(drops.collect::<Vec<_>>(), self.model.drops_for(meet, now), "dead drops for {meet:?}");
-        let matches = live_matches.into_iter().map(|found| (found.peer_id, found.meeting_point));
-        assert_eq!(matches.collect::<Vec<_>>(), self.model.matches_for(meet, now), "matches for {meet:?}");
+    async fn sweep_if_later_than(&mut self, before: u64) {
+        if self.clock.now() > before {
+            self.engine.sweep_expiry().await.unwrap();
+            self.swept();
+        }
     }
 
-    /// Until the engine has met so many storage failures and is over the last one.
-    async fn recovered(&self, failures: u64) {
-        while self.metrics.storage_failures.get() < failures || !self.engine.is_ready() {
+    async fn restart(&mut self) {
+        self.engine.drain().await;
+        self.peers.clear();
+        self.link.restart();
+        self.chunks.restart();
+        self.engine.stop().await;
+        self.engine = start(self.folder, &self.clock, &self.faults, &self.metrics);
+        self.model.boot += 1;
+        self.model.grace_end = self.clock.now() + GRACE;
+    }
+
+    async fn run_chunks(&mut self, steps: &[ChunkStep]) {
+        let before = self.clock.now();
+        for step in steps {
+            self.chunks.run(&self.engine, &mut self.peers, step).await;
+        }
+        self.sweep_if_later_than(before).await;
+    }
+
+    async fn failing_push(&mut self, push: &Push, lasts: bool) {
+        if !self.chunks.prepare(&self.engine, &mut self.peers, push).await {
+            return;
+        }
+        let failures = self.metrics.storage_failures.get();
+        if lasts {
+            self.faults.fail_flush(1)
+        } else {
+            self.faults.fail_write(1)
+        }
+        let answer = self.chunks.ask_to_push(&self.engine, &mut self.peers, push).await;
+        self.ready_after(failures + 1).await;
+        self.chunks.failed(&self.engine, push, answer, lasts).await;
+    }
+
+    /// Until the engine has met so many storage failures and is over the last one; what it has folded then is the rows.
+    async fn recovered(&mut self, failures: u64) {
+        self.ready_after(failures).await;
+        self.chunks.folded();
+    }
+
+    async fn ready_after(&self, failures: u64) {
+        while self.metrics.storage_failures.get() < failures {
+            tokio::task::yield_now().await;
+        }
+        // Behind the writer's turn that has failed.
+        self.engine.get_relays(GetRelays { peer_id: None, count: 1 }).await;
+        while !self.engine.is_ready() {
             tokio::task::yield_now().await;
         }
     }
 
     async fn assert_consistent(&mut self, step: &Step) {
-        self.model.http.compare(&self.engine, self.clock.now()).await;
+        self.http.compare(&self.engine, self.clock.now()).await;
         self.link.compare(&self.engine).await;
+        self.chunks.compare(&self.engine, &self.peers).await;
         let checked = self.engine.check().await.unwrap();
         assert_eq!(checked.report.problems, vec![], "after {step:?}");
         assert!(checked.memory_agrees, "the rows and memory differ after {step:?}");

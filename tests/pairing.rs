@@ -6,6 +6,8 @@ mod daemon;
 #[path = "common/devices.rs"]
 mod devices;
 
+use std::time::Duration;
+
 use daemon::{RawTcp, SECOND, SOON, TestDaemon, ask, error, hear, hears_nothing, say};
 use devices::{ALICE, BOB, CAROL, device, device_with_token, key_of, missing, not_registered, register};
 use serde_json::{Value, json};
@@ -253,7 +255,7 @@ async fn the_times_are_settings() {
     daemon.advance(4 * SECOND);
     assert_eq!(hear(&mut alice).await, about("pair_timeout", BOB));
 
-    let daemon = TestDaemon::start_with(|settings| settings.pairing.warning = SECOND * 0).await;
+    let daemon = TestDaemon::start_with(|settings| settings.pairing.warning = Duration::ZERO).await;
     let (mut alice, mut bob) = (device(&daemon, ALICE).await, device(&daemon, BOB).await);
     request_pending((&mut alice, ALICE), (&mut bob, BOB)).await;
     daemon.advance_with(119 * SECOND, &mut [&mut alice, &mut bob]).await;
