@@ -42,10 +42,10 @@ pub const MAX_CHUNK_BYTES: usize = 64 * KIB;
 /// Chunks in one announcement (signalling, section 5).
 pub const MAX_CHUNKS_PER_ANNOUNCE: usize = 100;
 /// Chunks that one socket has announced and may be asked for; a further one is refused.
-pub const MAX_CHUNKS_PER_SOCKET: usize = 10_000;
+pub const MAX_CHUNKS_PER_SOCKET: usize = 1000;
 /// The same of all sockets together.
 pub const MAX_ANNOUNCED_CHUNKS: usize = 1_000_000;
-/// Sockets that may be asked for one chunk; a further one takes the place of the one whose announcement ends first.
+/// Sockets that may be asked for one chunk; a further one takes the place of one that was silent when asked, or is not asked.
 pub const MAX_SOURCES_PER_CHUNK: usize = 64;
 /// Time after which an announcement counts no more (signalling, section 5).
 pub const CHUNK_SOURCE_TTL: Duration = HOUR;
@@ -66,8 +66,12 @@ pub const RUNG_PER_TURN: usize = 1024;
 pub const DROPPED_MESSAGES_BEFORE_CLOSE: u32 = 300;
 /// Requests that wait for the writer thread.
 pub const ENGINE_QUEUE: usize = 8192;
-/// Requests that share one transaction of the store.
+/// Loads of relays that are written in one turn of the writer.
+pub const LOADS_PER_TURN: usize = 1024;
+/// Requests that the writer takes from its queue at once.
 pub const ENGINE_DRAIN: usize = 1024;
+/// Requests waiting for a flush at which they are committed while an earlier flush is still under way.
+pub const COMMIT_AT: usize = 16;
 /// Bytes of a WebSocket's read buffer: it is zero-filled before every read, so small is fast.
 pub const READ_BUFFER_BYTES: usize = 4 * KIB;
 /// The same of a socket of link, whose frames are larger: one read takes no more than this.
@@ -199,7 +203,7 @@ section! {
     chunks: ChunkRules {
         /// Time after which a chunk that was pushed ends.
         ttl: Duration = 30 * MINUTE, AtLeast(MILLISECOND);
-        /// Bytes of chunks that are cached, names and about 256 bytes for each included; past it the least recently used go.
+        /// Bytes of chunks that are cached, names and 1024 bytes for each included; past it the least recently used go.
         cache_bytes: u64 = 64 * MIB as u64, AtLeast(128 * KIB as u64);
         /// Time that a source has to push a chunk that it was asked for; past it the next one is asked.
         pull_timeout: Duration = 10 * SECOND, AtLeast(MILLISECOND);

@@ -18,7 +18,7 @@ use waypost::store::{LeaseKey, Row};
 
 const TTL: Millis = 30 * MINUTE;
 /// What a chunk weighs beside its data and names.
-const ONE: u64 = 256;
+const ONE: u64 = 1024;
 
 fn name(channel: &str, chunk: &str) -> ChunkName {
     ChunkName::parse(channel, chunk).unwrap()
@@ -153,7 +153,7 @@ fn a_chunk_ends_at_its_end_whether_or_not_it_is_swept() {
 }
 
 #[test]
-fn a_chunk_weighs_its_data_its_names_and_256_bytes() {
+fn a_chunk_weighs_its_data_its_names_and_1024_bytes() {
     let mut world = World::new();
     let mut weighs = |owner, channel, chunk, data, bytes| {
         push_named(&mut world, START, owner, &name(channel, chunk), data).0.unwrap();
@@ -197,9 +197,13 @@ fn a_push_drives_out_as_many_as_it_needs_and_never_itself() {
     }
     assert_eq!(push(&mut world, START, "ann", "f", "x").0, pushed(2), "a byte too many costs one more");
     assert_eq!(listed(&world, START, "c"), ["f", "e", "d"]);
-    assert_eq!(push(&mut world, START, "ann", "d", &"x".repeat(258)).0, pushed(1), "one that grows, too");
+    assert_eq!(
+        push(&mut world, START, "ann", "d", &"x".repeat(ONE as usize + 2)).0,
+        pushed(1),
+        "one that grows, too"
+    );
     assert_eq!(listed(&world, START, "c"), ["d", "f"]);
-    assert_eq!(push(&mut world, START, "ann", "g", &"x".repeat(2000)).0, pushed(2));
+    assert_eq!(push(&mut world, START, "ann", "g", &"x".repeat(5000)).0, pushed(2));
     assert_eq!(listed(&world, START, "c"), ["g"], "larger than the budget, and alone");
     assert_eq!(fill(&mut world, START, "a"), 1);
     assert_eq!((listed(&world, START, "c"), world.registries.chunks.bytes()), (vec!["a".into()], ONE + 2));

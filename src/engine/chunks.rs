@@ -54,9 +54,10 @@ impl Engine {
     /// `chunk_request` (section 5). That somebody is asked is said by way of the socket's outbox, like what comes of
     /// it, which could overtake it otherwise.
     pub async fn chunk_request(&self, socket: SocketId, name: ChunkName) -> Option<ServerMessage> {
-        for _ in 0..READS {
+        for read in 0..=READS {
             let asked = name.clone();
-            let found = match self.run(Promise::None, move |turn| turn.find_chunk(socket, &asked)).await {
+            let found = self.run(Promise::None, move |turn| turn.find_chunk(socket, &asked, read < READS));
+            let found = match found.await {
                 Ok(Ok(found)) => found,
                 Ok(Err(refusal)) => return Some(refusal.into()),
                 Err(why) => return Some(Refusal::from(why).into()),
@@ -68,8 +69,8 @@ impl Engine {
             };
             match self.read_chunk(name.key(), digest).await {
                 Ok(Some(data)) => return Some(ServerMessage::chunk_data(&name, data, ChunkSource::Cache)),
-                // It was replaced or has gone since.
-                Ok(None) => {}
+                // It was replaced or has gone since, or is about to be committed.
+                Ok(None) => drop(self.run(Promise::Applied, |_| ()).await),
                 Err(why) => return Some(Refusal::from(why).into()),
             }
         }
@@ -122,14 +123,14 @@ impl Turn<'_> {
         silent: Option<Generation>,
     ) -> super::signalling::Claimed<Option<String>> {
         let ChunkAnnounce { peer_id, resume_token, channel, chunks } = request;
-        let unbroken = self.may_take(socket, peer_id, resume_token.as_deref(), silent)?;
+        let standing = self.may_take(socket, peer_id, resume_token.as_deref(), silent)?;
         let names = chunks.iter().filter_map(|chunk| ChunkName::parse(channel, chunk));
         let keys: Vec<ChunkKey> = names.map(|name| name.key()).collect();
         self.core.chunks.admit(socket, &keys).map_err(|full| match full {
             Full::Socket => Refusal::of("too_many_chunks", "Too many chunks announced"),
             Full::All => Refusal::of("registry_full", "Registry full"),
         })?;
-        let token = self.take_unless_held(socket, peer_id, unbroken);
+        let token = self.take_unless_held(socket, peer_id, standing);
         self.core.chunks.announce(self.running, socket, &keys);
         if !channel.is_empty() {
             let available =
@@ -144,9 +145,10 @@ impl Turn<'_> {
         Ok(token)
     }
 
-    fn find_chunk(&mut self, socket: SocketId, name: &ChunkName) -> Result<Found, Refusal> {
+    /// Where a chunk is to be had: in the cache, unless what is there cannot be read, or from somebody who has announced it.
+    fn find_chunk(&mut self, socket: SocketId, name: &ChunkName, in_cache: bool) -> Result<Found, Refusal> {
         let core = &mut *self.core;
-        if let Some(digest) = core.registries.chunks.get(self.now, &name.key()) {
+        if in_cache && let Some(digest) = core.registries.chunks.get(self.now, &name.key()) {
             return Ok(Found::Cached(digest));
         }
         match core.chunks.request(self.running, socket, name) {
@@ -240,7 +242,10 @@ fn pass(to: &Arc<Outbox>, text: Utf8Bytes) -> Effect {
 impl Core {
     pub(super) fn notify_sockets(&self, notices: Vec<Notice>) -> Vec<Effect> {
         let effect = |Notice { to, message }: Notice| {
-            self.hub.outbox_of(to).map(|outbox| Effect::Notify(outbox.clone(), encode(&message).into()))
+            let (outbox, text) = (self.hub.outbox_of(to)?, encode(&message).into());
+            // A source that has no room to be asked is a silent one.
+            let is_asked = matches!(message, ServerMessage::ChunkPull { .. });
+            Some(if is_asked { pass(outbox, text) } else { Effect::Notify(outbox.clone(), text) })
         };
         notices.into_iter().filter_map(effect).collect()
     }

@@ -120,8 +120,9 @@ impl Engine {
     pub async fn check(&self) -> Result<Checked, Unavailable> {
         loop {
             let shared = self.0.clone();
-            let checked = self.run(Promise::None, move |turn| {
-                // Requests before this one in the same drain are in memory and not yet in the rows.
+            let checked = self.run(Promise::Applied, move |turn| {
+                // Requests before this one that share its transaction are in memory and not yet in the rows.
+                turn.core.registries.relays.write_loads(usize::MAX, turn.changes);
                 let settled = turn.changes.is_empty();
                 settled.then(|| shared.check(&mut turn.core.registries, turn.now))
             });
@@ -131,8 +132,16 @@ impl Engine {
         }
     }
 
+    /// What memory has and the rows have not, is written.
+    async fn settle(&self) -> Result<(), Unavailable> {
+        let settled = self
+            .run(Promise::Applied, |turn| turn.core.registries.relays.write_loads(usize::MAX, turn.changes));
+        settled.await.map(drop)
+    }
+
     /// One page of leases, in the order of their keys.
     pub async fn leases(&self, query: LeaseQuery) -> Result<LeasePage, Unavailable> {
+        self.settle().await?;
         self.read_store(move |store| {
             let LeaseQuery { kind, prefix, after, limit } = query;
             let mut leases = Vec::new();
@@ -144,6 +153,7 @@ impl Engine {
     }
 
     pub async fn lease(&self, key: LeaseKey) -> Result<Option<Lease>, Unavailable> {
+        self.settle().await?;
         self.read_store(move |store| store.inspect(&key, |row| lease(&key, &row))).await
     }
 

@@ -10,7 +10,9 @@ mod directory;
 mod flusher;
 mod inspect;
 mod link;
+mod loads;
 mod pairing;
+mod pending;
 mod shown;
 mod signalling;
 mod sweeper;
@@ -20,7 +22,7 @@ mod writer;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError, mpsc};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -101,6 +103,8 @@ struct Shared {
     commands: mpsc::Sender<Command>,
     /// Requests sent and not yet taken by the writer.
     waiting: AtomicUsize,
+    /// What the writer's turns find and leave. Others may look while it takes none.
+    core: Arc<Mutex<Core>>,
     /// `None` while the store is closed after a failure.
     store: RwLock<Option<Store>>,
     /// Whether writes are taken.
@@ -118,7 +122,9 @@ struct Shared {
     sweeper: SweeperSignals,
     /// When something that is live ends by itself, in running time.
     next_ring: watch::Sender<Option<Duration>>,
-    /// The sweeper and the alarm.
+    /// Loads of relays have changed.
+    loads: Notify,
+    /// The sweeper, the alarm and what writes loads.
     tasks: Mutex<Vec<tokio::task::AbortHandle>>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
     /// Rises with each storage failure, while the store is locked for writing: what was committed in an earlier epoch
@@ -160,6 +166,8 @@ enum Command {
     Run(Job),
     /// The flush of this epoch failed.
     FlushFailed(u64),
+    /// The flusher has nothing to do, and the writer wanted to hear of it.
+    Flushed,
     Stop,
 }
 
@@ -213,8 +221,19 @@ impl Engine {
         let links = Links::new(&limits.link, budget.clone(), metrics.clone());
         let (pairing, chunks) =
             (Pairing::new(limits.pairing.clone()), ChunkRelay::new(limits.chunks.pull_timeout));
+        let core = Core {
+            registries,
+            hub: Hub::default(),
+            links,
+            pairing,
+            chunks,
+            rng,
+            pins: Pins::default(),
+            draining: false,
+        };
         let shared = Arc::new(Shared {
             commands,
+            core: Arc::new(Mutex::new(core)),
             waiting: AtomicUsize::new(0),
             store: RwLock::new(Some(store)),
             ready: AtomicBool::new(true),
@@ -229,28 +248,20 @@ impl Engine {
             undecodable: AtomicUsize::new(undecodable),
             sweeper: SweeperSignals::default(),
             next_ring: watch::Sender::new(None),
+            loads: Notify::new(),
             tasks: Mutex::default(),
             threads: Mutex::default(),
             epoch: AtomicU64::new(1),
             ended: watch::Sender::new(false),
         });
-        let core = Core {
-            registries,
-            hub: Hub::default(),
-            links,
-            pairing,
-            chunks,
-            rng,
-            pins: Pins::default(),
-            draining: false,
-        };
-        let threads = writer::start(shared.clone(), core, inbox, path, faults);
+        let threads = writer::start(shared.clone(), inbox, path, faults);
         *shared.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
         let engine = Engine(shared);
         let sweeper = tokio::spawn(sweeper::run(engine.clone()));
         let alarm = tokio::spawn(alarm::run(engine.clone()));
+        let loads = tokio::spawn(loads::run(engine.clone()));
         *engine.0.tasks.lock().unwrap_or_else(PoisonError::into_inner) =
-            vec![sweeper.abort_handle(), alarm.abort_handle()];
+            vec![sweeper.abort_handle(), alarm.abort_handle(), loads.abort_handle()];
         Ok(engine)
     }
 
@@ -265,6 +276,42 @@ impl Engine {
             return Err(Unavailable::Overloaded);
         }
         self.0.submit(promise, request).await.unwrap_or(Err(Unavailable::Stopped))
+    }
+
+    /// Runs a request that writes no rows and tells nobody else: where the asker is and at once, unless the writer is taking
+    /// its turns just now.
+    async fn look<A: Send + 'static>(
+        &self,
+        request: impl FnOnce(&mut Turn<'_>) -> A + Send + 'static,
+    ) -> Result<A, Unavailable> {
+        let found = match self.0.core.try_lock() {
+            Ok(mut core) => Ok(self.look_at(&mut core, request)),
+            Err(TryLockError::Poisoned(_)) => return Err(Unavailable::Stopped),
+            Err(TryLockError::WouldBlock) => Err(request),
+        };
+        match found {
+            Ok(answer) => Ok(answer),
+            Err(request) => self.run(Promise::None, request).await,
+        }
+    }
+
+    fn look_at<A>(&self, core: &mut Core, request: impl FnOnce(&mut Turn<'_>) -> A) -> A {
+        let (mut changes, mut to_clean) = (Changes::default(), 0);
+        let shared = &self.0;
+        shared.metrics.requests.inc();
+        let mut turn = Turn {
+            core,
+            now: shared.clock.now(),
+            running: shared.clock.running(),
+            changes: &mut changes,
+            to_clean: &mut to_clean,
+            effects: Vec::new(),
+            taken: None,
+            metrics: &shared.metrics,
+        };
+        let answer = request(&mut turn);
+        debug_assert!(turn.effects.is_empty() && turn.changes.is_empty(), "a look leaves nothing to be done");
+        answer
     }
 
     /// A new socket: it is in the hub until the guard is dropped, and then leaves once, whatever ended it.

@@ -18,8 +18,7 @@ use crate::registry::rendezvous::{Found, Meeting, Refused};
 use crate::store::Pinned;
 use crate::wire::Refusal;
 use crate::wire::signalling::{
-    DeadDrop, GetRelays, Match, Register, RegisterCode, RegisterRendezvous, Relay, ServerMessage, UpdateLoad,
-    encode,
+    DeadDrop, GetRelays, Match, Register, RegisterCode, RegisterRendezvous, Relay, ServerMessage, encode,
 };
 
 /// How often a newcomer probes when the id changes hands under it.
@@ -39,6 +38,15 @@ pub(super) enum Barred {
 }
 
 pub(super) type Claimed<T> = Result<T, Barred>;
+
+/// How a socket comes by an id.
+#[derive(Clone, Copy)]
+pub(super) struct Standing {
+    /// The id was held without a break until now.
+    unbroken: bool,
+    /// Nobody who was merely silent is replaced.
+    is_same: bool,
+}
 
 impl From<Refusal> for Barred {
     fn from(refusal: Refusal) -> Barred {
@@ -88,26 +96,9 @@ impl Engine {
         )
     }
 
-    /// `update_load` (section 3). Promise: `Applied`.
-    pub async fn update_load(&self, socket: SocketId, request: UpdateLoad) -> ServerMessage {
-        let UpdateLoad { peer_id, connected_count } = request;
-        let id = peer_id.clone();
-        let updated = self.run(Promise::Applied, move |turn| {
-            let holds = turn.core.hub.holds(socket).filter(|held| held.as_str() == id).cloned();
-            holds.is_some_and(|held| {
-                turn.core.registries.relays.update_load(&held, connected_count, turn.changes)
-            })
-        });
-        match updated.await {
-            Ok(true) => ServerMessage::LoadUpdated { peer_id, connected_count },
-            Ok(false) => Refusal::new("not_registered", format!("Not registered: {peer_id}")).into(),
-            Err(why) => Refusal::from(why).into(),
-        }
-    }
-
     /// `get_relays` (section 3).
     pub async fn get_relays(&self, request: GetRelays) -> ServerMessage {
-        let sample = self.run(Promise::None, move |turn| {
+        let sample = self.look(move |turn| {
             let core = &mut *turn.core;
             core.registries.relays.sample(turn.now, request.peer_id.as_deref(), request.count, &mut core.rng)
         });
@@ -192,17 +183,18 @@ impl Engine {
 }
 
 impl Turn<'_> {
-    /// Identity: whether the socket may have the id; and if so, whether the id was held without a break until now.
+    /// Identity: whether the socket may have the id; and if so, how.
     pub(super) fn may_take(
         &self,
         socket: SocketId,
         id: &PeerId,
         token: Option<&str>,
         silent: Option<Generation>,
-    ) -> Claimed<bool> {
+    ) -> Claimed<Standing> {
+        let standing = |unbroken| Standing { unbroken, is_same: silent.is_none() };
         match self.core.hub.claim(socket, id, token, silent) {
-            Claim::Free => Ok(false),
-            Claim::Held | Claim::TakeOver => Ok(true),
+            Claim::Free => Ok(standing(false)),
+            Claim::Held | Claim::TakeOver => Ok(standing(true)),
             Claim::Taken { generation, holder } => Err(Barred::Taken { generation, holder }),
             Claim::HoldsOther => Err(MISMATCH.into()),
         }
@@ -213,27 +205,32 @@ impl Turn<'_> {
         &mut self,
         socket: SocketId,
         id: &PeerId,
-        unbroken: bool,
+        standing: Standing,
     ) -> Option<String> {
         if self.core.hub.holds(socket) == Some(id) {
             return None;
         }
-        let (token, resume) = self.take(socket, id);
-        if unbroken {
+        let (token, resume) = self.take(socket, id, standing.is_same);
+        if standing.unbroken {
             self.core.registries.relays.renew_token(id, resume, self.changes);
         }
         Some(token)
     }
 
-    /// Gives the id to the socket under a new resume token, and closes the socket that it replaces.
-    fn take(&mut self, socket: SocketId, id: &PeerId) -> (String, TokenDigest) {
+    /// Gives the id to the socket under a new resume token, and closes the socket that it replaces. Its key and its links go
+    /// along only for who has shown to be the same.
+    fn take(&mut self, socket: SocketId, id: &PeerId, is_same: bool) -> (String, TokenDigest) {
         let token = new_token(&mut self.core.rng);
         let digest = TokenDigest::of(&token);
         let (generation, replaced) = self.core.hub.take(socket, id, digest);
         self.taken = generation.map(|generation| Taken(socket, generation));
         if let Some(replaced) = replaced {
             self.metrics.takeovers.inc();
-            self.end_requests(id);
+            if is_same {
+                self.end_requests(id)
+            } else {
+                self.leave_pairing(id)
+            }
             self.effects.push(Effect::Close(replaced, Close::REPLACED));
         }
         (token, digest)
@@ -250,15 +247,15 @@ impl Turn<'_> {
             return Err(other.into());
         }
         let shown_token = request.resume_token.clone();
-        let unbroken = self.may_take(socket, &request.peer_id, shown_token.as_deref(), silent)?;
-        let (token, resume) = self.take(socket, &request.peer_id);
+        let standing = self.may_take(socket, &request.peer_id, shown_token.as_deref(), silent)?;
+        let (token, resume) = self.take(socket, &request.peer_id, standing.is_same);
         let registration = relays::Registration {
             id: request.peer_id.clone(),
             max_connections: request.max_connections,
             public_key: request.public_key.clone(),
             resume,
             shown_token,
-            unbroken,
+            unbroken: standing.unbroken,
         };
         let core = &mut *self.core;
         core.registries.relays.register(self.now, registration, self.changes);
@@ -289,7 +286,8 @@ impl Turn<'_> {
             Claim::Free => false,
             Claim::Held | Claim::TakeOver => true,
         };
-        let (token, resume) = self.take(socket, code);
+        let is_same = silent.is_none() || self.core.pairing.has_key(code, &request.public_key);
+        let (token, resume) = self.take(socket, code, is_same);
         if unbroken {
             self.core.registries.relays.renew_token(code, resume, self.changes);
         }
@@ -304,10 +302,10 @@ impl Turn<'_> {
         silent: Option<Generation>,
     ) -> Claimed<(Found, Pinned, Option<String>)> {
         let id = &request.peer_id;
-        let unbroken = self.may_take(socket, id, request.resume_token.as_deref(), silent)?;
+        let standing = self.may_take(socket, id, request.resume_token.as_deref(), silent)?;
         let rendezvous = &mut self.core.registries.rendezvous;
         let found = rendezvous.register(self.now, request, self.changes).map_err(refusal)?;
-        let token = self.take_unless_held(socket, id, unbroken);
+        let token = self.take_unless_held(socket, id, standing);
         self.tell_of(request, &found.live);
         let pinned = self.core.pins.pin(found.drops.iter().map(|drop| drop.at).collect());
         Ok((found, pinned, token))

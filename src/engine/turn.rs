@@ -89,6 +89,8 @@ impl Turn<'_> {
             if let Some(id) = self.core.hub.give_back(socket, generation) {
                 self.core.registries.leave_live(&id, self.changes);
                 self.leave_pairing(&id);
+                let notices = self.core.chunks.withdraw(self.running, socket);
+                self.effects.extend(self.core.notify_sockets(notices));
             }
         }
     }

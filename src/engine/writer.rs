@@ -1,51 +1,27 @@
 //! The writer thread, which runs requests and commits.
 //!
-//! Owns group commit (one transaction a drain) and the way back from a storage failure. Must not know what the requests are.
+//! Owns group commit (what may share a transaction, and when it is due) and the way back from a storage failure. Must not
+//! know what the requests are.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use super::flusher::Flusher;
-use super::turn::{Core, Effect, Taken, Turn};
-use super::{Answer, Command, Ended, Job, Promise, Shared, Unavailable, link};
+use super::flusher::{Flusher, Progress};
+use super::pending::{Batch, Open, Pending};
+use super::turn::{Core, Taken, Turn};
+use super::{Command, Ended, Job, Promise, Shared, Unavailable, link};
 use crate::clock::JumpWatch;
 use crate::id::Kind;
-use crate::limits::{ENGINE_DRAIN, Limits, MAX_CLEANED};
+use crate::limits::{COMMIT_AT, ENGINE_DRAIN, Limits};
 use crate::registry::{Boot, Registries};
-use crate::store::{Changes, Faults, Store, StoreError};
+use crate::store::{Changes, Faults, Pins, Store, StoreError};
 
 /// How often a closed store is tried again.
 const REOPEN_EVERY: Duration = Duration::from_secs(1);
-
-/// An answer whose rows are committed.
-pub(super) struct Pending {
-    effects: Vec<Effect>,
-    pub taken: Option<Taken>,
-    answer: Answer,
-}
-
-impl Pending {
-    pub fn deliver(self) {
-        self.effects.into_iter().for_each(|effect| effect.carry_out(true));
-        (self.answer)(Ok(()));
-    }
-
-    /// The rows did not last. A socket that was replaced in the hub is closed all the same.
-    pub fn fail(self, why: Unavailable) {
-        self.effects.into_iter().for_each(|effect| effect.carry_out(false));
-        (self.answer)(Err(why));
-    }
-}
-
-/// What waits for one flush.
-pub(super) struct Batch {
-    pub epoch: u64,
-    pub pending: Vec<Pending>,
-}
 
 /// Folds the rows back into registries; tells how many did not decode.
 pub(super) fn fold(store: &Store, boot: Boot, limits: &Limits) -> Result<(Registries, usize), StoreError> {
@@ -59,22 +35,27 @@ pub(super) fn fold(store: &Store, boot: Boot, limits: &Limits) -> Result<(Regist
     Ok((registries, folded.undecodable.len()))
 }
 
+pub(super) fn lock(core: &Mutex<Core>) -> MutexGuard<'_, Core> {
+    core.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 pub(super) fn start(
     shared: Arc<Shared>,
-    core: Core,
     inbox: Receiver<Command>,
     path: PathBuf,
     faults: Faults,
 ) -> Vec<JoinHandle<()>> {
     let (to_flusher, batches) = channel();
-    let unflushed = Arc::new(AtomicBool::new(false));
-    let flusher = Flusher { shared: shared.clone(), unflushed: unflushed.clone(), failed_epoch: 0 };
+    let progress = Arc::new(Progress::default());
+    let flusher = Flusher { shared: shared.clone(), progress: progress.clone(), failed_epoch: 0 };
     let writer = Writer {
         jumps: JumpWatch::new(&shared.clock),
+        core: shared.core.clone(),
+        pins: lock(&shared.core).pins.clone(),
         shared: shared.clone(),
-        core,
         to_flusher,
-        unflushed,
+        progress,
+        open: Open::new(),
         reopen_at: None,
         path,
         faults,
@@ -96,10 +77,12 @@ pub(super) fn start(
 
 struct Writer {
     shared: Arc<Shared>,
-    core: Core,
+    /// Held while turns are taken, and never while the store is written.
+    core: Arc<Mutex<Core>>,
+    pins: Pins,
     to_flusher: Sender<Batch>,
-    /// Something is committed and not flushed.
-    unflushed: Arc<AtomicBool>,
+    progress: Arc<Progress>,
+    open: Open,
     /// Set while the store is closed: when to try it again, in running time.
     reopen_at: Option<Duration>,
     path: PathBuf,
@@ -130,16 +113,24 @@ impl Writer {
                 match command {
                     Command::Run(job) => jobs.push(job),
                     Command::FlushFailed(epoch) if epoch == self.epoch() => self.fail("flush"),
-                    Command::FlushFailed(_) => {}
+                    Command::FlushFailed(_) | Command::Flushed => {}
                     Command::Stop => stopping = true,
                 }
                 if jobs.len() == ENGINE_DRAIN || stopping {
                     break;
                 }
             }
-            self.drain(jobs);
+            let answers = self.take_turns(jobs);
+            if stopping {
+                lock(&self.core).registries.relays.write_loads(usize::MAX, &mut self.open.changes);
+            }
+            if stopping || self.is_due() {
+                self.commit_open(answers);
+            } else {
+                answers.into_iter().for_each(Pending::deliver);
+            }
             self.set_alarm();
-            self.core.relieve(&self.shared.budget);
+            lock(&self.core).relieve(&self.shared.budget);
             if self.reopen_at.is_some_and(|at| self.shared.clock.running() >= at) {
                 self.reopen();
             }
@@ -151,70 +142,106 @@ impl Writer {
         }
     }
 
-    /// Runs the jobs and commits what they change as one transaction.
-    fn drain(&mut self, jobs: Vec<Job>) {
+    /// Runs the jobs; tells who is answered without a flush.
+    fn take_turns(&mut self, jobs: Vec<Job>) -> Vec<Pending> {
+        let mut answers = Vec::new();
         if jobs.is_empty() {
-            return;
+            return answers;
         }
         let metrics = &self.shared.metrics;
         self.shared.waiting.fetch_sub(jobs.len(), Ordering::Relaxed);
         metrics.requests.inc_by(jobs.len() as u64);
         metrics.drains.inc();
         let (now, running) = (self.shared.clock.now(), self.shared.clock.running());
-        let mut changes = Changes::default();
         // After a leap ahead of the wall clock requests remove nothing on their way for a while.
-        let leapt = self.jumps.jumped_within(self.shared.limits.relays.restart_grace, &self.shared.clock);
-        let mut to_clean = if leapt { 0 } else { MAX_CLEANED };
-        let (mut at_once, mut after_flush) = (Vec::new(), Vec::new());
+        if self.jumps.jumped_within(self.shared.limits.relays.restart_grace, &self.shared.clock) {
+            self.open.to_clean = 0;
+        }
+        let mut core = lock(&self.core);
         for job in jobs {
             if self.reopen_at.is_some() && job.promise != Promise::None {
                 (job.work)(Err(Unavailable::Storage))(Ok(()));
                 continue;
             }
             let mut turn = Turn {
-                core: &mut self.core,
+                core: &mut core,
                 now,
                 running,
-                changes: &mut changes,
-                to_clean: &mut to_clean,
+                changes: &mut self.open.changes,
+                to_clean: &mut self.open.to_clean,
                 effects: Vec::new(),
                 taken: None,
                 metrics,
             };
             let answer = (job.work)(Ok(&mut turn));
-            let pending = Pending { effects: turn.effects, taken: turn.taken, answer };
-            match job.promise {
-                Promise::Flushed => after_flush.push(pending),
-                Promise::None | Promise::Applied => at_once.push(pending),
+            let (promise, effects, taken) = (job.promise, turn.effects, turn.taken);
+            let pending = Pending { promise, effects, taken, answer };
+            self.open.is_awaited |= promise == Promise::Applied;
+            match promise {
+                Promise::Flushed => self.open.pending.push(pending),
+                Promise::None | Promise::Applied => answers.push(pending),
             }
         }
+        answers
+    }
+
+    /// Whether it is time to commit. Each transaction has its price, whatever is in it; so while a flush is under way, after
+    /// which nobody who waits for one could be answered any sooner, more is let come together.
+    fn is_due(&self) -> bool {
+        let open = &self.open;
+        self.reopen_at.is_some()
+            || open.is_awaited
+            || open.pending.len() >= COMMIT_AT
+            || !self.progress.is_flushing_for_longer()
+    }
+
+    /// Commits what is open as one transaction.
+    fn commit_open(&mut self, answers: Vec<Pending>) {
+        let Open { changes, mut pending, .. } = std::mem::replace(&mut self.open, Open::new());
         if self.reopen_at.is_some() {
             // Nothing can be written: what is live went on in memory, and is sorted out when the store is back.
-            at_once.into_iter().for_each(Pending::deliver);
+            answers.into_iter().for_each(Pending::deliver);
             return;
         }
         if let Err(error) = self.commit(&changes) {
             tracing::error!(%error, rows = changes.rows(), "a commit failed");
-            let failed: Vec<Pending> = at_once.into_iter().chain(after_flush).collect();
-            for Taken(socket, generation) in failed.iter().filter_map(|pending| pending.taken) {
-                // The rows go with the fold; until then memory is all there is.
-                if let Some(id) = self.core.hub.give_back(socket, generation) {
-                    self.core.registries.leave_live(&id, &mut Changes::default());
-                    let notices = self.core.pairing.leave(&id);
-                    self.core.notify(notices).into_iter().for_each(|effect| effect.carry_out(true));
-                }
-            }
-            failed.into_iter().for_each(|pending| pending.fail(Unavailable::Storage));
+            self.refuse(answers.into_iter().chain(pending).collect());
             self.fail("commit");
             return;
         }
         self.after_commit(&changes);
-        if !after_flush.is_empty() {
-            let batch = Batch { epoch: self.epoch(), pending: after_flush };
+        pending.iter_mut().for_each(Pending::begin);
+        if !pending.is_empty() {
+            self.progress.begin();
+            let batch = Batch { epoch: self.epoch(), pending };
             // Without a flusher nobody can be promised anything: the answers are dropped and their askers told.
             let _ = self.to_flusher.send(batch);
         }
-        at_once.into_iter().for_each(Pending::deliver);
+        answers.into_iter().for_each(Pending::deliver);
+    }
+
+    /// Their rows will not be: gives back what they took, and tells those who were to have rows.
+    fn refuse(&mut self, failed: Vec<Pending>) {
+        let running = self.shared.clock.running();
+        let mut core = lock(&self.core);
+        for Taken(socket, generation) in failed.iter().filter_map(|pending| pending.taken) {
+            // The rows go with the fold; until then memory is all there is.
+            if let Some(id) = core.hub.give_back(socket, generation) {
+                core.registries.leave_live(&id, &mut Changes::default());
+                let notices = core.pairing.leave(&id);
+                core.notify(notices).into_iter().for_each(|effect| effect.carry_out(true));
+                let notices = core.chunks.withdraw(running, socket);
+                core.notify_sockets(notices).into_iter().for_each(|effect| effect.carry_out(true));
+            }
+        }
+        drop(core);
+        for pending in failed {
+            // What is live has happened, whatever becomes of others' rows.
+            match pending.promise {
+                Promise::None => pending.deliver(),
+                Promise::Applied | Promise::Flushed => pending.fail(Unavailable::Storage),
+            }
+        }
     }
 
     fn epoch(&self) -> u64 {
@@ -230,12 +257,12 @@ impl Writer {
             return Err(StoreError::Disk(std::io::ErrorKind::NotFound.into()));
         };
         let started = self.shared.clock.running();
-        self.core.pins.keep_removed(changes, store)?;
+        self.pins.keep_removed(changes, store)?;
         store.commit(changes)?;
         let took = self.shared.clock.running().saturating_sub(started);
         self.shared.metrics.commit.observe(took.as_secs_f64());
         self.shared.metrics.rows.inc_by(changes.rows() as u64);
-        self.unflushed.store(true, Ordering::Release);
+        self.progress.committed();
         Ok(())
     }
 
@@ -249,13 +276,16 @@ impl Writer {
 
     /// What is live may end earlier now, or later.
     fn set_alarm(&self) {
-        let (pairing, chunks) = (self.core.pairing.next_deadline(), self.core.chunks.next_deadline());
+        let core = lock(&self.core);
+        let (pairing, chunks) = (core.pairing.next_deadline(), core.chunks.next_deadline());
+        drop(core);
         let next = pairing.into_iter().chain(chunks).min();
         self.shared.next_ring.send_if_modified(|known| std::mem::replace(known, next) != next);
     }
 
     fn measure(&self) {
-        let (metrics, registries) = (&self.shared.metrics, &self.core.registries);
+        let core = lock(&self.core);
+        let (metrics, registries) = (&self.shared.metrics, &core.registries);
         for kind in Kind::ALL {
             metrics.lease_gauge(kind.name(), registries.count(kind));
         }
@@ -263,7 +293,7 @@ impl Writer {
         metrics.points.set(totals.points as i64);
         metrics.tokens.set(totals.tokens as i64);
         metrics.drops.set(totals.payload_bytes as i64);
-        let (pairing, chunks) = (self.core.pairing.counts(), self.core.chunks.counts());
+        let (pairing, chunks) = (core.pairing.counts(), core.chunks.counts());
         metrics.codes.set(pairing.codes as i64);
         metrics.pair_requests.set(pairing.pair_requests as i64);
         metrics.link_requests.set(pairing.link_requests as i64);
@@ -283,6 +313,9 @@ impl Writer {
         *store = None;
         drop(store);
         self.reopen_at = Some(self.shared.clock.running());
+        // What was decided and not committed is not in what is folded next.
+        let open = std::mem::replace(&mut self.open, Open::new());
+        self.refuse(open.pending);
         self.reopen();
     }
 
@@ -306,15 +339,17 @@ impl Writer {
         let boot = self.shared.boot;
         let store = Store::reopen(&self.path, self.faults.clone(), boot.number)?;
         let (mut registries, undecodable) = fold(&store, boot, &self.shared.limits)?;
-        let mut changes = self.reconcile(&mut registries);
+        let mut core = lock(&self.core);
+        let mut changes = self.reconcile(&core, &mut registries);
         // One row at least, so that a disk that takes none is not mended.
         changes.live_since(store.live_since()?);
         store.commit(&changes)?;
         store.flush()?;
         self.shared.undecodable.store(undecodable, Ordering::Relaxed);
         self.shared.metrics.undecodable.set(undecodable as i64);
-        self.core.registries = registries;
-        link::end_what_does_not_stand(&mut self.core, self.shared.clock.now());
+        core.registries = registries;
+        link::end_what_does_not_stand(&mut core, self.shared.clock.now());
+        drop(core);
         self.measure();
         self.shared.sweeper.held_done.store(false, Ordering::Relaxed);
         self.shared.sweeper.wake.notify_one();
@@ -323,20 +358,20 @@ impl Writer {
 
     /// The store has what was flushed, the hub knows who is here: whoever left meanwhile leaves the registries too, and
     /// relays that are here stay. Sockets that the daemon closes itself have not left.
-    fn reconcile(&self, registries: &mut Registries) -> Changes {
+    fn reconcile(&self, core: &Core, registries: &mut Registries) -> Changes {
         let mut changes = Changes::default();
-        let old = &self.core.registries;
+        let old = &core.registries;
         registries.rendezvous.continue_after(old.rendezvous.last_sequence());
-        if self.core.draining {
+        if core.draining {
             return changes;
         }
         let live = registries.relays.live_ids().chain(registries.rendezvous.live_ids());
-        let gone: Vec<_> = live.filter(|id| !self.core.hub.is_held(id)).cloned().collect();
+        let gone: Vec<_> = live.filter(|id| !core.hub.is_held(id)).cloned().collect();
         gone.iter().for_each(|id| registries.leave_live(id, &mut changes));
-        for id in self.core.hub.held_ids() {
+        for id in core.hub.held_ids() {
             registries.relays.carry_over(id, &old.relays, &mut changes);
         }
-        link::reconcile(&self.core, registries, self.shared.clock.now(), &mut changes);
+        link::reconcile(core, registries, self.shared.clock.now(), &mut changes);
         changes
     }
 }

@@ -66,14 +66,16 @@ struct Pull {
     silent_at: Duration,
     look_at: Duration,
     /// Each until its time, the first one first.
-    waiting: Vec<(SocketId, Duration)>,
+    waiting: BTreeSet<(Duration, SocketId)>,
 }
 
 /// What a socket has to do with chunks.
 #[derive(Default)]
 struct Socket {
-    announced: HashSet<ChunkKey>,
-    waits_for: HashSet<ChunkKey>,
+    /// When each announcement ends; it counts also where the chunk has sources enough.
+    announced: HashMap<ChunkKey, Duration>,
+    /// Until when.
+    waits_for: HashMap<ChunkKey, Duration>,
     asked_for: HashSet<ChunkKey>,
     channels: HashSet<Arc<str>>,
 }
@@ -104,8 +106,8 @@ impl ChunkRelay {
     /// Whether a socket may announce these. Which of them are new is looked at only where it matters.
     pub fn admit(&self, socket: SocketId, chunks: &[ChunkKey]) -> Result<(), Full> {
         let own = self.sockets.get(&socket).map(|socket| &socket.announced);
-        let fresh = || chunks.iter().filter(|key| own.is_none_or(|own| !own.contains(*key))).count();
-        let own = own.map_or(0, HashSet::len);
+        let fresh = || chunks.iter().filter(|key| own.is_none_or(|own| !own.contains_key(*key))).count();
+        let own = own.map_or(0, HashMap::len);
         if own + chunks.len() > MAX_CHUNKS_PER_SOCKET && own + fresh() > MAX_CHUNKS_PER_SOCKET {
             return Err(Full::Socket);
         }
@@ -121,17 +123,16 @@ impl ChunkRelay {
         let end = now + CHUNK_SOURCE_TTL;
         for key in chunks {
             self.forget_source(socket, key);
-            let sources = self.sources.entry(*key).or_default();
-            let first_to_end = sources.iter().min_by_key(|source| source.end).map(|source| source.socket);
-            if sources.len() == MAX_SOURCES_PER_CHUNK
-                && let Some(first_to_end) = first_to_end
-            {
-                self.forget_source(first_to_end, key);
-            }
-            self.sources.entry(*key).or_default().push(Source { socket, end, silent: false });
             self.source_ends.insert((end, socket, *key));
-            self.sockets.entry(socket).or_default().announced.insert(*key);
+            self.sockets.entry(socket).or_default().announced.insert(*key, end);
             self.counts.sources += 1;
+            let sources = self.sources.entry(*key).or_default();
+            if sources.len() >= MAX_SOURCES_PER_CHUNK {
+                // Newcomers drive out only those that do not do what they promised.
+                let Some(silent) = sources.iter().position(|source| source.silent) else { continue };
+                sources.swap_remove(silent);
+            }
+            sources.push(Source { socket, end, silent: false });
         }
     }
 
@@ -150,7 +151,7 @@ impl ChunkRelay {
     ) -> Result<Option<Vec<Notice>>, Full> {
         let key = name.key();
         let waits = self.sockets.get(&socket).map(|socket| &socket.waits_for);
-        if waits.is_some_and(|waits| waits.contains(&key)) {
+        if waits.is_some_and(|waits| waits.contains_key(&key)) {
             return Ok(Some(Vec::new()));
         }
         if waits.is_some_and(|waits| waits.len() >= MAX_CHUNK_REQUESTS_PER_SOCKET) {
@@ -163,21 +164,23 @@ impl ChunkRelay {
             }
             // The one who asks is not asked.
             let asked = vec![socket];
-            let pull = Pull { name: name.clone(), asked, silent_at: now, look_at: now, waiting: Vec::new() };
-            self.pulls.insert(key, pull);
+            let (name, waiting) = (name.clone(), BTreeSet::new());
+            self.pulls.insert(key, Pull { name, asked, silent_at: now, look_at: now, waiting });
         }
+        let until = now + CHUNK_REQUEST_TTL;
         if let Some(pull) = self.pulls.get_mut(&key) {
-            pull.waiting.push((socket, now + CHUNK_REQUEST_TTL));
+            pull.waiting.insert((until, socket));
         }
-        self.sockets.entry(socket).or_default().waits_for.insert(key);
+        self.sockets.entry(socket).or_default().waits_for.insert(key, until);
         self.counts.requests += 1;
         Ok(Some(if is_new { self.ask_next(now, &key) } else { Vec::new() }))
     }
 
     /// Whether a socket has announced a chunk, or was asked for it.
     pub fn may_push(&self, now: Duration, socket: SocketId, key: &ChunkKey) -> bool {
-        self.sources_of(key, now).any(|source| source.socket == socket)
-            || self.sockets.get(&socket).is_some_and(|socket| socket.asked_for.contains(key))
+        self.sockets.get(&socket).is_some_and(|socket| {
+            socket.announced.get(key).is_some_and(|end| *end > now) || socket.asked_for.contains(key)
+        })
     }
 
     /// A socket has pushed a chunk: those who waited for it.
@@ -185,7 +188,7 @@ impl ChunkRelay {
         let sources = self.sources.get_mut(key).into_iter().flatten();
         sources.filter(|source| source.socket == socket).for_each(|source| source.silent = false);
         let Some(pull) = self.end_pull(key) else { return Vec::new() };
-        pull.waiting.into_iter().map(|(socket, _)| socket).collect()
+        pull.waiting.into_iter().map(|(_, socket)| socket).collect()
     }
 
     pub fn subscribe(&mut self, socket: SocketId, channel: &str) -> Result<(), Full> {
@@ -220,17 +223,27 @@ impl ChunkRelay {
 
     /// A socket has ended. Whoever waits for what it was asked for is told, where nobody else can be asked.
     pub fn leave(&mut self, now: Duration, socket: SocketId) -> Vec<Notice> {
-        let Some(left) = self.sockets.get_mut(&socket).map(std::mem::take) else { return Vec::new() };
-        left.channels.iter().for_each(|channel| self.unsubscribe(socket, channel));
-        left.announced.iter().for_each(|key| self.forget_source(socket, key));
-        left.waits_for.iter().for_each(|key| self.stop_waiting(key, |(waiting, _)| *waiting == socket));
+        let Some(own) = self.sockets.get(&socket) else { return Vec::new() };
+        let channels: Vec<_> = own.channels.iter().cloned().collect();
+        let waits_for: Vec<_> = own.waits_for.iter().map(|(key, until)| (*key, *until)).collect();
+        channels.iter().for_each(|channel| self.unsubscribe(socket, channel));
+        waits_for.iter().for_each(|(key, until)| self.stop_waiting(key, *until, socket));
+        self.withdraw(now, socket)
+    }
+
+    /// A socket is no source any more; for the rest it stays.
+    pub fn withdraw(&mut self, now: Duration, socket: SocketId) -> Vec<Notice> {
+        let Some(own) = self.sockets.get(&socket) else { return Vec::new() };
+        let announced: Vec<_> = own.announced.keys().copied().collect();
+        let asked_for: Vec<_> = own.asked_for.iter().copied().collect();
+        announced.iter().for_each(|key| self.forget_source(socket, key));
         let mut notices = Vec::new();
-        for key in &left.asked_for {
+        for key in &asked_for {
             if self.pulls.get(key).is_some_and(|pull| pull.asked.last() == Some(&socket)) {
                 notices.extend(self.ask_next(now, key));
             }
+            self.change(socket, |own| own.asked_for.remove(key));
         }
-        self.sockets.remove(&socket);
         notices
     }
 
@@ -257,12 +270,14 @@ impl ChunkRelay {
             if at > now {
                 break;
             }
-            let late = |(_, until): &(SocketId, Duration)| *until <= now;
-            if let Some(pull) = self.pulls.get(&key) {
-                let over = pull.waiting.iter().filter(|waiting| late(waiting));
-                notices.extend(over.map(|(socket, _)| no_source(*socket, &pull.name)));
+            while notices.len() < RUNG_PER_TURN
+                && let Some(pull) = self.pulls.get(&key)
+                && let Some((until, socket)) = pull.waiting.first().copied()
+                && until <= now
+            {
+                notices.push(no_source(socket, &pull.name));
+                self.stop_waiting(&key, until, socket);
             }
-            self.stop_waiting(&key, late);
             match self.pulls.get(&key) {
                 Some(pull) if pull.silent_at <= now => notices.extend(self.ask_next(now, &key)),
                 Some(_) => self.schedule(&key),
@@ -294,13 +309,14 @@ impl ChunkRelay {
         let next = left.min_by_key(|source| (source.silent, source.socket)).map(|source| source.socket);
         let sources = self.sources.get_mut(key).into_iter().flatten();
         let Some(pull) = self.pulls.get_mut(key) else { return Vec::new() };
-        if let Some(last) = pull.asked.last() {
+        // The first one is who asked.
+        if let [_, .., last] = &pull.asked[..] {
             sources.filter(|source| source.socket == *last).for_each(|source| source.silent = true);
         }
         let Some(next) = next else {
             let name = pull.name.clone();
             let waiting = self.end_pull(key).map(|pull| pull.waiting).unwrap_or_default();
-            return waiting.into_iter().map(|(socket, _)| no_source(socket, &name)).collect();
+            return waiting.into_iter().map(|(_, socket)| no_source(socket, &name)).collect();
         };
         pull.asked.push(next);
         pull.silent_at = now + self.pull_timeout;
@@ -314,20 +330,17 @@ impl ChunkRelay {
     fn schedule(&mut self, key: &ChunkKey) {
         let Some(pull) = self.pulls.get_mut(key) else { return };
         self.deadlines.remove(&(pull.look_at, *key));
-        let first = pull.waiting.first().map_or(pull.silent_at, |(_, until)| *until);
+        let first = pull.waiting.first().map_or(pull.silent_at, |(until, _)| *until);
         pull.look_at = pull.silent_at.min(first);
         self.deadlines.insert((pull.look_at, *key));
     }
 
-    /// Some of those who wait for a chunk wait no more; without any the pull ends.
-    fn stop_waiting(&mut self, key: &ChunkKey, which: impl Fn(&(SocketId, Duration)) -> bool) {
+    /// One of those who wait for a chunk waits no more; without any the pull ends.
+    fn stop_waiting(&mut self, key: &ChunkKey, until: Duration, socket: SocketId) {
         let Some(pull) = self.pulls.get_mut(key) else { return };
-        let gone: Vec<_> = pull.waiting.extract_if(.., |waiting| which(waiting)).collect();
+        self.counts.requests -= usize::from(pull.waiting.remove(&(until, socket)));
         let is_over = pull.waiting.is_empty();
-        self.counts.requests -= gone.len();
-        for (socket, _) in gone {
-            self.change(socket, |own| own.waits_for.remove(key));
-        }
+        self.change(socket, |own| own.waits_for.remove(key).is_some());
         if is_over {
             self.end_pull(key);
         }
@@ -337,8 +350,8 @@ impl ChunkRelay {
         let pull = self.pulls.remove(key)?;
         self.deadlines.remove(&(pull.look_at, *key));
         self.counts.requests -= pull.waiting.len();
-        for (socket, _) in &pull.waiting {
-            self.change(*socket, |own| own.waits_for.remove(key));
+        for (_, socket) in &pull.waiting {
+            self.change(*socket, |own| own.waits_for.remove(key).is_some());
         }
         for socket in &pull.asked {
             self.change(*socket, |own| own.asked_for.remove(key));
@@ -347,16 +360,17 @@ impl ChunkRelay {
     }
 
     fn forget_source(&mut self, socket: SocketId, key: &ChunkKey) {
-        let Some(sources) = self.sources.get_mut(key) else { return };
-        if let Some(at) = sources.iter().position(|source| source.socket == socket) {
-            let source = sources.swap_remove(at);
-            self.source_ends.remove(&(source.end, socket, *key));
-            self.counts.sources -= 1;
+        let announced = self.sockets.get_mut(&socket).and_then(|own| own.announced.remove(key));
+        let Some(end) = announced else { return };
+        self.source_ends.remove(&(end, socket, *key));
+        self.counts.sources -= 1;
+        if let Some(sources) = self.sources.get_mut(key) {
+            sources.retain(|source| source.socket != socket);
+            if sources.is_empty() {
+                self.sources.remove(key);
+            }
         }
-        if sources.is_empty() {
-            self.sources.remove(key);
-        }
-        self.change(socket, |own| own.announced.remove(key));
+        self.change(socket, |_| true);
     }
 
     /// Takes something from what a socket has; one that has nothing any more is forgotten.

@@ -174,15 +174,15 @@ impl Outbox {
         Err(outcome)
     }
 
-    /// Whether there is room for what another peer wants to send. Those may fill half of the ceiling, and of that of all
-    /// sockets together, so that nobody is closed as a slow consumer for what others send, and what the daemon itself has to
-    /// say still fits.
+    /// Whether there is room for what another peer wants to send. Those may fill half of the ceiling, so that nobody is closed
+    /// as a slow consumer for what others send, and what the daemon itself has to say still fits. When all sockets together
+    /// have half of what they may, only who reads gets more.
     pub fn has_room(&self, bytes: usize) -> Result<(), Undelivered> {
         let queue = self.lock();
         if queue.gone || queue.close.is_some() || queue.last_word.is_some() {
             Err(Undelivered::Gone)
         } else if 2 * (queue.bytes + bytes) > self.ceiling.bytes
-            || 2 * (self.budget.used() + bytes) > self.budget.total
+            || (!queue.messages.is_empty() && 2 * (self.budget.used() + bytes) > self.budget.total)
         {
             Err(Undelivered::Full)
         } else {

@@ -49,8 +49,8 @@ pub struct Pairing {
 struct Code {
     public_key: String,
     /// Requests that wait for its answer, and those that it waits for itself.
-    incoming: Vec<u64>,
-    outgoing: Vec<u64>,
+    incoming: BTreeSet<u64>,
+    outgoing: BTreeSet<u64>,
     /// The other ends of its links, the newest last.
     links: Vec<PeerId>,
 }
@@ -93,8 +93,15 @@ impl Pairing {
             own.public_key = public_key;
             return;
         }
-        let entry = Code { public_key, incoming: Vec::new(), outgoing: Vec::new(), links: Vec::new() };
+        let entry =
+            Code { public_key, incoming: BTreeSet::new(), outgoing: BTreeSet::new(), links: Vec::new() };
         self.codes.insert(code.clone(), entry);
+    }
+
+    /// Whether the code was registered with this key, in either spelling of base64.
+    pub fn has_key(&self, code: &PeerId, public_key: &str) -> bool {
+        let bare = |key: &str| key.trim_end_matches('=').to_owned();
+        self.codes.get(code).is_some_and(|own| bare(&own.public_key) == bare(public_key))
     }
 
     pub fn is_registered(&self, code: &PeerId) -> bool {
@@ -311,9 +318,9 @@ impl Pairing {
     }
 
     /// What waits for the answer of somebody else who is there.
-    fn waiting_for(&self, from: &PeerId, to: &PeerId) -> Result<&[u64], Fault> {
+    fn waiting_for(&self, from: &PeerId, to: &PeerId) -> Result<&BTreeSet<u64>, Fault> {
         let target = self.codes.get(to).filter(|_| from != to);
-        target.map(|code| &code.incoming[..]).ok_or(Fault::CannotBeProcessed)
+        target.map(|code| &code.incoming).ok_or(Fault::CannotBeProcessed)
     }
 
     /// Whether a request's time is up, though nobody was told yet.
@@ -340,7 +347,8 @@ impl Pairing {
         self.link_requests += usize::from(request.is_for_a_link());
         for (code, of_requester) in [(&request.from, true), (&request.to, false)] {
             if let Some(code) = self.codes.get_mut(code) {
-                if of_requester { code.outgoing.push(number) } else { code.incoming.push(number) }
+                let requests = if of_requester { &mut code.outgoing } else { &mut code.incoming };
+                requests.insert(number);
             }
         }
         self.requests.insert(number, request);
@@ -351,10 +359,10 @@ impl Pairing {
         self.deadlines.remove(&(request.look_at, number));
         self.link_requests -= usize::from(request.is_for_a_link());
         if let Some(requester) = self.codes.get_mut(&request.from) {
-            requester.outgoing.retain(|other| *other != number);
+            requester.outgoing.remove(&number);
         }
         if let Some(target) = self.codes.get_mut(&request.to) {
-            target.incoming.retain(|other| *other != number);
+            target.incoming.remove(&number);
         }
         Some(request)
     }

@@ -16,9 +16,12 @@ use crate::limits::ChunkRules;
 use crate::store::{Changes, ChunkRecord, Indexed, LeaseKey, Rows};
 use order::{Channels, Place};
 
-/// What a chunk weighs beside its data and names: its owner, digest, key and places in the orders, and its index row. Without
-/// it a crowd of empty chunks would weigh next to nothing and fill the memory.
-const WEIGHT_OF_ONE: u64 = 256;
+/// What a chunk weighs beside its data and names: its owner, digest, key and places in the orders, a channel of its own, and
+/// its index row. Without it a crowd of empty chunks would weigh next to nothing and fill the memory.
+const WEIGHT_OF_ONE: u64 = 1024;
+
+/// Chunks that one push removes at most. After a start with a smaller budget there may be many to go.
+const MAX_EVICTED: usize = 1024;
 
 /// A chunk as it is pushed.
 #[derive(Clone, Copy, Debug)]
@@ -161,7 +164,10 @@ impl Chunks {
     /// first, so that it does not matter whether it has been swept.
     fn make_room(&mut self, now: Millis, kept: &ChunkKey, changes: &mut Changes) -> usize {
         let mut evicted = 0;
-        while self.bytes > self.rules.cache_bytes {
+        for _ in 0..MAX_EVICTED {
+            if self.bytes <= self.rules.cache_bytes {
+                break;
+            }
             let over = self.ends.first().filter(|(end, _)| *end <= now).map(|(_, key)| *key);
             let Some(key) = over.or_else(|| self.used.first().map(|(_, key)| *key)) else { break };
             if key == *kept {

@@ -3,7 +3,7 @@
 //! Owns who is a relay, its load, and a sample of the available ones at a cost that does not grow with their number.
 //! Must not know sockets, clocks or sled, nor who may speak for an id.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use rand::Rng;
@@ -96,11 +96,14 @@ pub struct Relays {
     live: Pool,
     /// Available relays of an earlier boot: offered within the restart grace.
     kept: Pool,
+    /// Whose load has changed since it was written.
+    unwritten: BTreeSet<PeerId>,
 }
 
 impl Relays {
     pub fn new(boot: Boot) -> Relays {
-        Relays { boot, relays: HashMap::new(), live: Pool::default(), kept: Pool::default() }
+        let (live, kept) = (Pool::default(), Pool::default());
+        Relays { boot, relays: HashMap::new(), live, kept, unwritten: BTreeSet::new() }
     }
 
     pub fn begin(&mut self, boot: Boot) {
@@ -146,15 +149,27 @@ impl Relays {
         }
     }
 
-    /// False where there is no such relay of this boot.
-    pub fn update_load(&mut self, id: &PeerId, connected: f64, changes: &mut Changes) -> bool {
+    /// False where there is no such relay of this boot. What a relay's load comes to is written by
+    /// [`Relays::write_loads`], once, however often it changes until then.
+    pub fn update_load(&mut self, id: &PeerId, connected: f64) -> bool {
         let boot = self.boot.number;
         let Some(relay) = self.relays.get_mut(id).filter(|relay| relay.boot == boot) else { return false };
-        relay.connected = connected;
-        let relay = relay.clone();
-        self.write(id, &relay, false, changes);
-        self.place(id);
+        if relay.connected != connected {
+            relay.connected = connected;
+            self.unwritten.insert(id.clone());
+            self.place(id);
+        }
         true
+    }
+
+    /// Writes up to `most` of the loads that have changed; tells whether there are more.
+    pub fn write_loads(&mut self, most: usize, changes: &mut Changes) -> bool {
+        for _ in 0..most {
+            let Some(id) = self.unwritten.first().cloned() else { break };
+            let relay = self.relays[&id].clone();
+            self.write(&id, &relay, false, changes);
+        }
+        !self.unwritten.is_empty()
     }
 
     /// Up to `count` relays below half of their capacity, without `left_out`: uniform, in random order.
@@ -184,6 +199,7 @@ impl Relays {
         if self.relays.remove(id).is_some() {
             self.live.remove(id);
             self.kept.remove(id);
+            self.unwritten.remove(id);
             changes.remove(&LeaseKey::relay(id), Indexed::HELD);
         }
     }
@@ -241,7 +257,8 @@ impl Relays {
         self.relays == other.relays && self.relays.keys().all(|id| pooled(self, id) == pooled(other, id))
     }
 
-    fn write(&self, id: &PeerId, relay: &Relay, first: bool, changes: &mut Changes) {
+    fn write(&mut self, id: &PeerId, relay: &Relay, first: bool, changes: &mut Changes) {
+        self.unwritten.remove(id);
         let key = LeaseKey::relay(id);
         if first {
             changes.put_new(&key, &relay.record(), Indexed::HELD);

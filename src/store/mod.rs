@@ -15,6 +15,7 @@ mod record;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sled::transaction::TransactionError;
 use sled::{Batch, Transactional, Tree};
@@ -115,7 +116,7 @@ impl Store {
 
     fn open_again(path: &Path, faults: Faults, steps: &[Migration]) -> Result<Store, OpenError> {
         let io = |source| OpenError::Io { path: path.to_owned(), source };
-        let lock = disk::lock(path).map_err(io)?.ok_or_else(|| OpenError::InUse(path.to_owned()))?;
+        let lock = lock(path)?;
         disk::prepare(path).map_err(io)?;
         let db = open_sled(path)?;
         guarded(|| refuse_lost_rows(&db, path)).map_err(|error| OpenError::of(path, error))?;
@@ -225,10 +226,25 @@ fn refuse_lost_rows(db: &sled::Db, path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// How often a lock that somebody holds is tried again, and the time between two tries: whoever had it may be about to end, or
+/// be a child of this process that has not become another program yet.
+const LOCK_TRIES: u32 = 20;
+const LOCK_AGAIN: Duration = Duration::from_millis(50);
+
+fn lock(path: &Path) -> Result<std::fs::File, OpenError> {
+    for _ in 0..LOCK_TRIES {
+        let lock = disk::lock(path).map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
+        if let Some(lock) = lock {
+            return Ok(lock);
+        }
+        std::thread::sleep(LOCK_AGAIN);
+    }
+    Err(OpenError::InUse(path.to_owned()))
+}
+
 /// Opens sled itself: clears what a kill inside an earlier open left, waits for a lock that is released late, and
 /// turns a panic inside sled into an error.
 fn open_sled(path: &Path) -> Result<sled::Db, OpenError> {
-    const TRIES: u32 = 20;
     let config = sled::Config::new()
         .path(path)
         .cache_capacity(crate::limits::STORE_CACHE_BYTES)
@@ -242,10 +258,10 @@ fn open_sled(path: &Path) -> Result<sled::Db, OpenError> {
                 if error.to_string().contains("could not acquire lock") =>
             {
                 tries += 1;
-                if tries > TRIES {
+                if tries > LOCK_TRIES {
                     return Err(OpenError::InUse(path.to_owned()));
                 }
-                std::thread::sleep(std::time::Duration::from_millis(50));
+                std::thread::sleep(LOCK_AGAIN);
             }
             Err(error) => return Err(OpenError::of(path, error)),
         }

@@ -110,7 +110,11 @@ impl World {
     }
 
     pub fn update_load(&mut self, peer: &str, connected: f64) -> bool {
-        self.change(|registries, changes| registries.relays.update_load(&id(peer), connected, changes))
+        self.change(|registries, changes| {
+            let updated = registries.relays.update_load(&id(peer), connected);
+            registries.relays.write_loads(usize::MAX, changes);
+            updated
+        })
     }
 
     /// The ids of a sample, sorted, each with its capacity.
