@@ -1,13 +1,16 @@
 //! The files under sled: what it leaves to its user to make durable and to clean up.
 //!
-//! Owns fdatasync of sled's log and of the directories, the lock, and the boot number noted beside them. Must not know
-//! trees or records.
+//! Owns fdatasync of sled's log and of the directories, the lock, the room on the disk, and the boot number noted beside
+//! them. Must not know trees or records.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use rustix::fs::{Advice, fadvise};
+use rustix::fs::{Advice, fadvise, statvfs};
+
+use super::{Faults, swap};
 
 const BOOT: &str = "boot";
 
@@ -16,10 +19,11 @@ pub(super) struct Disk {
     log: File,
 }
 
-/// Makes the folder and locks it against other processes; `None` where one holds it.
+/// Locks the store against other processes; `None` where one holds it. The lock is beside the folder, which another one
+/// may take the place of.
 pub(super) fn lock(path: &Path) -> io::Result<Option<File>> {
-    fs::create_dir_all(path)?;
-    let lock = File::create(path.join("lock"))?;
+    fs::create_dir_all(swap::parent(path))?;
+    let lock = File::create(swap::beside(path, "lock"))?;
     match lock.try_lock() {
         Ok(()) => Ok(Some(lock)),
         Err(TryLockError::WouldBlock) => Ok(None),
@@ -62,6 +66,47 @@ pub(super) fn noted_boot(path: &Path) -> io::Result<u64> {
     }
 }
 
+/// Every file and folder under this one is on the disk when this returns.
+pub(super) fn sync_all(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_all(&entry.path())?;
+        } else {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    swap::sync_folder(path)
+}
+
+/// sled lets go of a store some time after it was closed, and may write until then: waits for that. While the file is
+/// kept, sled does not open the store again, under whatever name.
+pub(super) fn closed(path: &Path) -> io::Result<File> {
+    const TRIES: u32 = 1000;
+    let log = File::open(path.join("db"))?;
+    for _ in 0..TRIES {
+        match log.try_lock() {
+            Ok(()) => return Ok(log),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, "sled does not let go of it"))
+}
+
+/// Bytes that this process may still write where the folder is.
+pub(super) fn free(folder: &Path, faults: &Faults) -> io::Result<u64> {
+    let disk = statvfs(folder)?;
+    Ok(faults.free().unwrap_or_else(|| disk.f_bavail.saturating_mul(disk.f_frsize)))
+}
+
+/// Bytes of the files in a store's folder.
+pub(super) fn size(path: &Path) -> u64 {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let files = entries.filter_map(|entry| entry.metadata().ok()).filter(|meta| meta.is_file());
+    files.map(|meta| meta.len()).sum()
+}
+
 impl Disk {
     /// Notes the boot number, once the store has it durably.
     pub fn note_boot(&self, boot: u64) -> io::Result<()> {
@@ -90,8 +135,6 @@ impl Disk {
     }
 
     pub fn size(&self) -> u64 {
-        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
-        let files = entries.filter_map(|entry| entry.metadata().ok()).filter(|meta| meta.is_file());
-        files.map(|meta| meta.len()).sum()
+        size(&self.path)
     }
 }

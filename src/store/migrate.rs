@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use sled::{Batch, Db, Tree};
 
 use super::key::{META, SCHEMA as SCHEMA_KEY};
-use super::{OpenError, StoreError, apply, disk::Disk, guarded, open_sled};
+use super::{OpenError, StoreError, apply, disk::Disk, guarded, open_sled, swap};
 
 #[path = "../../migrations/0001_leases.rs"]
 mod m0001;
@@ -56,7 +56,7 @@ pub(super) fn run(db: Db, path: &Path, steps: &[Migration]) -> Result<Db, OpenEr
 }
 
 /// 0 is a store that has just been made.
-fn schema_of(db: &Db) -> Result<u32, StoreError> {
+pub(super) fn schema_of(db: &Db) -> Result<u32, StoreError> {
     match db.open_tree(META)?.get(SCHEMA_KEY)? {
         None => Ok(0),
         Some(row) => match row.as_ref().try_into() {
@@ -83,10 +83,7 @@ fn run_step(db: &Db, path: &Path, number: u32, step: &Migration) -> Result<(), S
 }
 
 fn copy_path(path: &Path, schema: u32) -> PathBuf {
-    path.with_file_name(format!(
-        "{}.schema-{schema}",
-        path.file_name().map_or_else(|| "store".into(), |name| name.to_string_lossy())
-    ))
+    swap::beside(path, &format!("schema-{schema}"))
 }
 
 /// Copies all rows into a fresh store under another name first, so that a copy under its final name is whole. One that

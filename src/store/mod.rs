@@ -5,6 +5,7 @@
 
 mod changes;
 mod check;
+mod compact;
 mod disk;
 mod faults;
 mod key;
@@ -12,6 +13,7 @@ mod migrate;
 mod payloads;
 mod read;
 mod record;
+mod swap;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -22,6 +24,7 @@ use sled::{Batch, Transactional, Tree};
 
 pub use changes::{Changes, Indexed, Rows};
 pub use check::{Problem, Report};
+pub use compact::{CompactError, Compacted, Phase, Progress, compact};
 pub use faults::Faults;
 pub use key::{HELD, LeaseKey};
 pub use migrate::{Migration, Plan, SCHEMA};
@@ -117,11 +120,16 @@ impl Store {
     fn open_again(path: &Path, faults: Faults, steps: &[Migration]) -> Result<Store, OpenError> {
         let io = |source| OpenError::Io { path: path.to_owned(), source };
         let lock = lock(path)?;
+        swap::settle(path).map_err(io)?;
+        std::fs::create_dir_all(path).map_err(io)?;
         disk::prepare(path).map_err(io)?;
         let db = open_sled(path)?;
         guarded(|| refuse_lost_rows(&db, path)).map_err(|error| OpenError::of(path, error))?;
         let db = migrate::run(db, path, steps)?;
         let disk = Disk::open(path).map_err(io)?;
+        if let Err(error) = swap::clear(path) {
+            tracing::warn!(%error, "cannot remove what a compaction left over");
+        }
         Ok(Store { db, disk, faults, boot: 0, _lock: lock })
     }
 

@@ -66,8 +66,18 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Tree, key and value.
+pub type RawRow = (String, Vec<u8>, Vec<u8>);
+
 /// All rows of all trees of a closed store, without the boot number.
-pub fn dump(path: &Path) -> Vec<(String, Vec<u8>, Vec<u8>)> {
+pub fn dump(path: &Path) -> Vec<RawRow> {
+    let mut rows = dump_all(path);
+    rows.retain(|(tree, key, _)| (tree.as_str(), key.as_slice()) != ("meta", b"boot"));
+    rows
+}
+
+/// All rows of all trees of a closed store.
+pub fn dump_all(path: &Path) -> Vec<RawRow> {
     let db = raw(path);
     let mut rows = Vec::new();
     for name in db.tree_names() {
@@ -76,7 +86,6 @@ pub fn dump(path: &Path) -> Vec<(String, Vec<u8>, Vec<u8>)> {
             rows.push((String::from_utf8_lossy(&name).into_owned(), key.to_vec(), value.to_vec()));
         }
     }
-    rows.retain(|(tree, key, _)| (tree.as_str(), key.as_slice()) != ("meta", b"boot"));
     rows.sort();
     rows
 }
