@@ -3,6 +3,7 @@
 
 mod admin;
 pub mod bench;
+mod compact;
 mod config;
 mod run;
 mod status;
@@ -14,7 +15,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{Settings, Sources};
-use crate::daemon::ADMIN_TOKEN;
+use crate::daemon::{ADMIN_TOKEN, STORE};
 
 /// How every subcommand ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +54,8 @@ enum Command {
     Config(config::Command),
     #[command(flatten)]
     Admin(admin::Command),
+    /// Give back the disk space that the store does not need any more; with the daemon stopped.
+    Compact(compact::Compact),
     /// Load a server and measure it.
     Bench(Box<bench::Bench>),
 }
@@ -163,6 +166,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Exit> {
             let url = format!("http://{}", server.admin_listen);
             let token_file = server.data_dir.join(ADMIN_TOKEN);
             block_on(async { command.run(&url, &token_file).await })
+        }
+        Some(Command::Compact(command)) => {
+            let store = cli.flags.settings()?.server.data_dir.join(STORE);
+            command.run(&store).map(ExitCode::from)
         }
         Some(Command::Bench(bench)) => block_on(bench::run(*bench)),
     }
