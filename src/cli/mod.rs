@@ -165,23 +165,31 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Exit> {
             let server = cli.flags.settings()?.server;
             let url = format!("http://{}", server.admin_listen);
             let token_file = server.data_dir.join(ADMIN_TOKEN);
-            block_on(async { command.run(&url, &token_file).await })
+            let runtime = tokio::runtime::Builder::new_multi_thread();
+            block_on(runtime, async { command.run(&url, &token_file).await })
         }
         Some(Command::Compact(command)) => {
             let store = cli.flags.settings()?.server.data_dir.join(STORE);
             command.run(&store).map(ExitCode::from)
         }
-        Some(Command::Bench(bench)) => block_on(bench::run(*bench)),
+        Some(Command::Bench(bench)) => bench::main(*bench),
     }
 }
 
 /// Runs a client of the daemon to its end.
-fn block_on<E: std::fmt::Display>(work: impl Future<Output = Result<(), E>>) -> Result<ExitCode, Exit> {
+fn block_on<E: std::fmt::Display>(
+    mut runtime: tokio::runtime::Builder,
+    work: impl Future<Output = Result<(), E>>,
+) -> Result<ExitCode, Exit> {
     let failed = |error: &dyn std::fmt::Display| {
         eprintln!("{error}");
         Exit::Failure
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.map_err(|error| failed(&error))?.block_on(work).map_err(|error| failed(&error))?;
+    runtime
+        .enable_all()
+        .build()
+        .map_err(|error| failed(&error))?
+        .block_on(work)
+        .map_err(|error| failed(&error))?;
     Ok(Exit::Ok.into())
 }

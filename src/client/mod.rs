@@ -28,7 +28,7 @@ use serde::Deserialize;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::Request;
+use tokio_tungstenite::tungstenite::http::Request as Upgrade;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 
 pub use admin::AdminClient;
@@ -37,6 +37,7 @@ pub use directory::{DirectoryClient, ServerHeartbeat, ServerRegistration};
 pub use link::{BinaryLink, FromPhone, PhoneLink};
 pub use node::{Node, NodeOptions, NodeState};
 pub use raw::RawSocket;
+pub(crate) use signalling::Request;
 pub use signalling::{Client, ClientBuilder, Push, Register, RegisterCode, Rendezvous};
 
 /// Why a request of a client came to nothing.
@@ -104,7 +105,7 @@ async fn dial(url: &str, local: Option<IpAddr>) -> Result<Socket, ClientError> {
 }
 
 /// As [`dial`], with whatever headers the request has.
-async fn dial_with(request: Request<()>, local: Option<IpAddr>) -> Result<Socket, ClientError> {
+async fn dial_with(request: Upgrade<()>, local: Option<IpAddr>) -> Result<Socket, ClientError> {
     let unreachable = |cause: Box<dyn Error + Send + Sync>| ClientError::Unreachable(cause);
     if request.uri().scheme_str() != Some("ws") {
         return Err(unreachable("only ws:// addresses are spoken here".into()));
@@ -117,7 +118,8 @@ async fn dial_with(request: Request<()>, local: Option<IpAddr>) -> Result<Socket
     upgrade.map(|(socket, _)| socket).map_err(|error| unreachable(error.into()))
 }
 
-async fn connect(host: &str, port: u16, local: Option<IpAddr>) -> io::Result<TcpStream> {
+/// A connection without Nagle's delay, from the given local address if there is one.
+pub(crate) async fn connect(host: &str, port: u16, local: Option<IpAddr>) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no fitting address");
     for address in tokio::net::lookup_host((host, port)).await? {
         if local.is_some_and(|local| local.is_ipv4() != address.is_ipv4()) {

@@ -150,9 +150,10 @@ pub enum Push {
     Missed(u64),
 }
 
+/// A request as it travels.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case", rename_all_fields = "camelCase")]
-pub(super) enum Request<'a> {
+pub(crate) enum Request<'a> {
     Ping {},
     Heartbeat {
         peer_id: &'a str,

@@ -1,38 +1,35 @@
-//! Owns the driving: it connects the sockets, keeps their requests under way, and counts those that are answered
-//! between the end of the warm-up and the end of the measurement. Must not know what is asked, or how it is shown.
+//! Owns the driving: it sets the sockets up, keeps their requests under way, and measures from the end of the warm-up
+//! on. Must not know what is asked, or how it is shown.
 #![allow(clippy::disallowed_methods, reason = "the bench is an edge: it measures real time")]
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
+use super::connect::{Dialer, Leg, PHONES, SOCKETS_PER_ADDRESS};
+use super::lanes::{Counted, Course, Lane, echo, hold};
+use super::pace::{Pace, Pacemaker};
 use super::process::{cpu_micros, resident_bytes};
-use super::scenarios::{Peer, tokens};
+use super::scenarios::{Script, peer_id};
+use super::socket::Socket;
 use super::{Bench, BenchError, Scenario};
-use crate::client::{AdminClient, ClientBuilder};
+use crate::client::{AdminClient, ClientError};
 use crate::wire::admin::Status;
 
-/// Sockets per source address: the daemon's limit is 50.
-const SOCKETS_PER_ADDRESS: usize = 40;
-/// Latencies are counted up to a minute, in microseconds, with 3 digits.
-const LONGEST_MICROS: u64 = 60_000_000;
-const DIGITS: u8 = 3;
-
-const WARMING: u8 = 0;
-const MEASURING: u8 = 1;
-const OVER: u8 = 2;
+/// How long answers may still take at the end, and goodbyes.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Requests of an open loop that one socket has under way at most; further ones wait, and their time counts.
+const MOST_IN_FLIGHT: usize = 64;
 
 /// What one scenario came to.
 pub struct Measured {
     pub scenario: Scenario,
     pub seconds: f64,
-    /// Microseconds from a request to its answer.
-    pub latency: Histogram<u64>,
+    pub counted: Counted,
     /// CPU time of the bench itself, in microseconds.
     pub own_cpu: u64,
     pub server: Option<ServerProcess>,
@@ -46,137 +43,304 @@ pub struct ServerProcess {
     pub cpu: u64,
     /// Resident bytes at the end.
     pub resident: u64,
+    /// Of idle: by how much they grew for each socket.
+    pub bytes_per_socket: Option<f64>,
 }
 
-/// Connects all sockets, one after the other, and runs each scenario on them.
-pub async fn run(bench: &Bench, admin: Option<&AdminClient>) -> Result<Vec<Measured>, BenchError> {
-    let progress = ProgressBar::no_length();
-    let peers = connect(bench, &progress).await?;
-    let mut all = Vec::new();
-    for scenario in &bench.scenario {
-        all.push(measure(bench, *scenario, &peers, admin, &progress).await?);
-    }
-    progress.finish_and_clear();
-    let mut closing = JoinSet::new();
-    for peer in peers.into_iter().filter_map(Arc::into_inner) {
-        closing.spawn(peer.close());
-    }
-    closing.join_all().await;
-    Ok(all)
+struct Look {
+    cpu: u64,
+    resident: u64,
 }
 
-async fn connect(bench: &Bench, progress: &ProgressBar) -> Result<Vec<Arc<Peer>>, BenchError> {
-    start(progress, "connecting", bench.sockets as u64);
-    let run = &tokens(1)[0][..8];
-    let mut shared = Vec::new();
-    let mut peers = Vec::with_capacity(bench.sockets);
-    for number in 0..bench.sockets {
-        if number % 2 == 0 {
-            shared = tokens(bench.ring);
-        }
-        let mut socket = ClientBuilder::new(&bench.url).reconnect(false);
-        if is_loopback(&bench.url) {
-            socket = socket.local_address(source(number));
-        }
-        peers.push(Arc::new(Peer::connect(bench, socket, format!("bench-{run}-{number}"), &shared).await?));
-        progress.inc(1);
-    }
-    Ok(peers)
+/// A registered socket, its number, and when it was begun and done.
+type Opened = (Socket, usize, Instant, Instant);
+
+/// One run of the bench.
+pub struct Run<'a> {
+    bench: &'a Bench,
+    admin: Option<&'a AdminClient>,
+    dialer: Dialer<'a>,
+    progress: ProgressBar,
+    /// Numbers of peers that are taken.
+    peers: usize,
+    /// What goes on beside the measuring: sockets that are held, and binaries until they are stopped.
+    beside: JoinSet<Result<(), BenchError>>,
+    binaries: Stop,
 }
 
-async fn measure(
-    bench: &Bench,
-    scenario: Scenario,
-    peers: &[Arc<Peer>],
-    admin: Option<&AdminClient>,
-    progress: &ProgressBar,
-) -> Result<Measured, BenchError> {
-    start(progress, scenario.name(), bench.warmup + bench.seconds);
-    let mut preparing = JoinSet::new();
-    for peer in peers {
-        let peer = Arc::clone(peer);
-        preparing.spawn(async move { peer.prepare(scenario).await });
-    }
-    while let Some(prepared) = preparing.join_next().await {
-        prepared
-            .map_err(|error| panicked(&error))?
-            .map_err(|error| BenchError::of(scenario.name(), error))?;
+impl<'a> Run<'a> {
+    pub fn new(bench: &'a Bench, admin: Option<&'a AdminClient>) -> Run<'a> {
+        let (dialer, progress) = (Dialer::new(bench), ProgressBar::no_length());
+        Run { bench, admin, dialer, progress, peers: 0, beside: JoinSet::new(), binaries: Stop::new() }
     }
 
-    let phase = Arc::new(AtomicU8::new(WARMING));
-    let mut workers = JoinSet::new();
-    let mut histograms = Vec::with_capacity(peers.len());
-    for peer in peers {
-        let latency = Arc::new(Mutex::new(new_histogram()));
-        for _ in 0..bench.in_flight {
-            workers.spawn(work(Arc::clone(peer), scenario, Arc::clone(&phase), Arc::clone(&latency)));
+    /// Runs each scenario, on sockets of its own.
+    pub async fn all(mut self) -> Result<Vec<Measured>, BenchError> {
+        for mut socket in self.connect("holding", self.bench.hold).await? {
+            self.beside.spawn(async move { hold(&mut socket.0).await.map_err(of("holding sockets")) });
         }
-        histograms.push(latency);
+        let mut all = Vec::new();
+        for scenario in &self.bench.scenario {
+            all.push(match scenario {
+                Scenario::Idle => self.idle().await?,
+                _ => self.measure(*scenario).await?,
+            });
+        }
+        self.progress.finish_and_clear();
+        Ok(all)
     }
 
-    wait(bench.warmup, &mut workers, progress).await?;
-    let before = status(admin).await?;
-    let own_before = cpu(std::process::id())?;
-    let server_before = bench.pid.map(cpu).transpose()?;
-    let began = Instant::now();
-    phase.store(MEASURING, Ordering::Relaxed);
-    wait(bench.seconds, &mut workers, progress).await?;
-    phase.store(OVER, Ordering::Relaxed);
-    let seconds = began.elapsed().as_secs_f64();
-    let own_cpu = cpu(std::process::id())? - own_before;
-    let server = match (bench.pid, server_before) {
-        (Some(pid), Some(before)) => {
+    /// Registered sockets, and their numbers.
+    async fn connect(&mut self, what: &'static str, count: usize) -> Result<Vec<Opened>, BenchError> {
+        start(&self.progress, what, count as u64);
+        let first = self.peers;
+        self.peers += count;
+        let (dialer, sources) = (&self.dialer, &self.dialer.sources(count, SOCKETS_PER_ADDRESS));
+        let open = |number| async move {
+            let began = Instant::now();
+            let socket = dialer.peer(first + number, sources.of(number)).await?;
+            Ok((socket, first + number, began, Instant::now()))
+        };
+        dialer.ramp(count, &self.progress, open).await
+    }
+
+    /// What asks in this scenario.
+    async fn lanes(&mut self, scenario: Scenario) -> Result<Vec<Lane>, BenchError> {
+        let (bench, count) = (self.bench, self.bench.sockets);
+        let run = self.dialer.run.clone();
+        let script = |number| Script::new(scenario, bench, &run, number);
+        match scenario {
+            Scenario::Bootstrap => {
+                start(&self.progress, "connecting", count as u64);
+                let (dialer, sources) = (&self.dialer, &self.dialer.sources(count, SOCKETS_PER_ADDRESS));
+                let open = |number| dialer.http(sources.of(number));
+                let sockets = dialer.ramp(count, &self.progress, open).await?;
+                Ok(sockets.into_iter().zip(0..).map(|(socket, n)| Lane::Single(socket, script(n))).collect())
+            }
+            Scenario::Link => {
+                let binaries = count.div_ceil(PHONES);
+                start(&self.progress, "connecting", (count + binaries) as u64);
+                // A binary and its phones come from one address.
+                let dialer = &self.dialer;
+                let sources = &dialer.sources(binaries, 1);
+                let claim = |group| dialer.link(Leg::Binary, group, sources.of(group));
+                for binary in dialer.ramp(binaries, &self.progress, claim).await? {
+                    let mut binary = binary;
+                    let stopped = self.binaries.stopped();
+                    self.beside.spawn(async move {
+                        tokio::select! {
+                            lost = echo(&mut binary) => return lost.map_err(of("being a binary")),
+                            () = stopped => {}
+                        }
+                        binary.close().await;
+                        Ok(())
+                    });
+                }
+                let attach = |n: usize| dialer.link(Leg::Phone, n / PHONES, sources.of(n / PHONES));
+                let phones = dialer.ramp(count, &self.progress, attach).await?;
+                Ok(phones.into_iter().zip(0..).map(|(socket, n)| Lane::Single(socket, script(n))).collect())
+            }
+            Scenario::Meet => {
+                let peers = self.connect("connecting", count / 2 * 2).await?;
+                let mut peers = peers.into_iter();
+                let mut lanes = Vec::new();
+                while let (Some((alice, hers, ..)), Some((bob, his, ..))) = (peers.next(), peers.next()) {
+                    let (first, second) = ((alice, script(hers)), (bob, script(his)));
+                    lanes.push(Lane::Pair { first, second, id: peer_id(&run, hers) });
+                }
+                Ok(lanes)
+            }
+            _ => {
+                let peers = self.connect("connecting", count).await?;
+                Ok(peers.into_iter().map(|(socket, n, ..)| Lane::Single(socket, script(n))).collect())
+            }
+        }
+    }
+
+    async fn measure(&mut self, scenario: Scenario) -> Result<Measured, BenchError> {
+        let lanes = self.lanes(scenario).await?;
+        let (bench, name) = (self.bench, scenario.name());
+        start(&self.progress, name, bench.warmup + bench.seconds);
+        let mut preparing = JoinSet::new();
+        for mut lane in lanes {
+            preparing.spawn(async move { lane.prepare().await.map(|()| lane).map_err(of(name)) });
+        }
+        let mut lanes = Vec::new();
+        while let Some(prepared) = preparing.join_next().await {
+            lanes.push(prepared.map_err(|error| panicked(&error))??);
+        }
+
+        let course = Arc::new(Course::new());
+        let mut workers = JoinSet::new();
+        let most = match (bench.rate, scenario) {
+            // HTTP has one request at a time on a connection.
+            (_, Scenario::Bootstrap) => 1,
+            (Some(_), _) => MOST_IN_FLIGHT,
+            (None, _) => bench.in_flight.into(),
+        };
+        let (pacemaker, paces) = match bench.rate {
+            Some(rate) => {
+                let (pacemaker, paces) = Pacemaker::new(lanes.len(), rate);
+                let watched = Arc::clone(&course);
+                let running = tokio::task::spawn_blocking(move || pacemaker.run(|| watched.is_over()));
+                (Some(running), paces)
+            }
+            None => (None, lanes.iter().map(|_| Pace::Closed).collect()),
+        };
+        let over = EndOnDrop(Arc::clone(&course));
+        for (lane, pace) in lanes.into_iter().zip(paces) {
+            let course = Arc::clone(&course);
+            workers.spawn(async move { lane.run(&course, pace, most).await.map_err(of(name)) });
+        }
+
+        self.wait(bench.warmup, &mut workers).await?;
+        let before = self.status().await?;
+        let own_before = cpu(std::process::id())?;
+        let server_before = self.look()?;
+        let began = course.begin();
+        self.wait(bench.seconds, &mut workers).await?;
+        drop(over);
+        let seconds = (course.end() - began).as_secs_f64();
+        let own_cpu = cpu(std::process::id())? - own_before;
+        let server = server_before.zip(self.look()?).map(|(before, after)| ServerProcess {
+            cpu: after.cpu - before.cpu,
+            resident: after.resident,
+            bytes_per_socket: None,
+        });
+
+        let mut lanes = Vec::new();
+        let draining = async {
+            while let Some(ended) = workers.join_next().await {
+                lanes.push(ended.map_err(|error| panicked(&error))??);
+            }
+            Ok(())
+        };
+        timeout(PATIENCE, draining).await.map_err(|_| BenchError::of(name, ClientError::Timeout))??;
+        if let Some(pacemaker) = pacemaker {
+            pacemaker.await.map_err(|error| panicked(&error))?;
+        }
+        let daemon = before.zip(self.status().await?);
+        // Before their phones leave, which they would be told.
+        self.binaries = Stop::new();
+        close(lanes.into_iter().map(Lane::close)).await;
+        Ok(Measured { scenario, seconds, counted: course.counted(), own_cpu, server, daemon })
+    }
+
+    /// Sockets that are opened and held. What is measured is the opening.
+    async fn idle(&mut self) -> Result<Measured, BenchError> {
+        let bench = self.bench;
+        let before = self.status().await?;
+        let own_before = cpu(std::process::id())?;
+        let server_before = self.look()?;
+        let began = Instant::now();
+        let opened = self.connect("idle", bench.sockets).await?;
+        let seconds = began.elapsed().as_secs_f64();
+        let own_cpu = cpu(std::process::id())? - own_before;
+        let server_after = self.look()?;
+        let daemon = before.zip(self.status().await?);
+
+        let mut counted = Counted::new();
+        let mut held = JoinSet::new();
+        let stop = Stop::new();
+        for (mut socket, _, asked, now) in opened {
+            counted.record(asked, now);
+            counted.answers += 1;
+            let stopped = stop.stopped();
+            held.spawn(async move {
+                tokio::select! {
+                    lost = hold(&mut socket) => lost.map_err(of("holding sockets"))?,
+                    () = stopped => {}
+                }
+                Ok(socket)
+            });
+        }
+        start(&self.progress, "holding", bench.warmup + bench.seconds);
+        self.wait(bench.warmup + bench.seconds, &mut held).await?;
+        let looks = server_before.zip(server_after).zip(self.look()?);
+        let server = looks.map(|((before, after), last)| {
+            let grown = last.resident as f64 - before.resident as f64;
+            ServerProcess {
+                cpu: after.cpu - before.cpu,
+                resident: last.resident,
+                bytes_per_socket: Some(grown / bench.sockets as f64),
+            }
+        });
+        drop(stop);
+        let mut sockets = Vec::new();
+        while let Some(ended) = held.join_next().await {
+            sockets.push(ended.map_err(|error| panicked(&error))??);
+        }
+        close(sockets.into_iter().map(Socket::close)).await;
+        Ok(Measured { scenario: Scenario::Idle, seconds, counted, own_cpu, server, daemon })
+    }
+
+    /// Lets time pass; the first worker that fails ends it.
+    async fn wait<T: 'static>(
+        &mut self,
+        seconds: u64,
+        workers: &mut JoinSet<Result<T, BenchError>>,
+    ) -> Result<(), BenchError> {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        ticks.tick().await;
+        for _ in 0..seconds {
+            tokio::select! {
+                _ = ticks.tick() => self.progress.inc(1),
+                Some(ended) = workers.join_next() => drop(ended.map_err(|error| panicked(&error))??),
+                Some(ended) = self.beside.join_next() => ended.map_err(|error| panicked(&error))??,
+            }
+        }
+        Ok(())
+    }
+
+    /// The server's process as it is now.
+    fn look(&self) -> Result<Option<Look>, BenchError> {
+        let look = |pid| {
             let resident = resident_bytes(pid).map_err(|source| unreadable(pid, source))?;
-            Some(ServerProcess { cpu: cpu(pid)? - before, resident })
-        }
-        _ => None,
-    };
-    while let Some(ended) = workers.join_next().await {
-        ended.map_err(|error| panicked(&error))??;
+            Ok(Look { cpu: cpu(pid)?, resident })
+        };
+        self.bench.pid.map(look).transpose()
     }
-    let daemon = before.zip(status(admin).await?);
 
-    let mut latency = new_histogram();
-    for histogram in &histograms {
-        let part = histogram.lock().unwrap_or_else(PoisonError::into_inner);
-        latency.add(&*part).expect("all histograms have the same bounds");
+    async fn status(&self) -> Result<Option<Status>, BenchError> {
+        let Some(admin) = self.admin else { return Ok(None) };
+        admin.status().await.map(Some).map_err(of("asking the admin endpoint"))
     }
-    Ok(Measured { scenario, seconds, latency, own_cpu, server, daemon })
 }
 
-/// One request after the other until it is over.
-async fn work(
-    peer: Arc<Peer>,
-    scenario: Scenario,
-    phase: Arc<AtomicU8>,
-    latency: Arc<Mutex<Histogram<u64>>>,
-) -> Result<(), BenchError> {
-    while phase.load(Ordering::Relaxed) != OVER {
-        let asked = Instant::now();
-        peer.ask(scenario).await.map_err(|error| BenchError::of(scenario.name(), error))?;
-        if phase.load(Ordering::Relaxed) == MEASURING {
-            let micros = asked.elapsed().as_micros() as u64;
-            latency.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(micros);
+/// Stops tasks by being dropped.
+struct Stop(watch::Sender<()>);
+
+impl Stop {
+    fn new() -> Stop {
+        Stop(watch::Sender::new(()))
+    }
+
+    fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut watched = self.0.subscribe();
+        async move {
+            // Nothing is ever said; an error is the end.
+            let _ = watched.changed().await;
         }
     }
-    Ok(())
 }
 
-/// Lets time pass; the first worker that fails ends it.
-async fn wait(
-    seconds: u64,
-    workers: &mut JoinSet<Result<(), BenchError>>,
-    progress: &ProgressBar,
-) -> Result<(), BenchError> {
-    let mut ticks = tokio::time::interval(Duration::from_secs(1));
-    ticks.tick().await;
-    for _ in 0..seconds {
-        tokio::select! {
-            _ = ticks.tick() => progress.inc(1),
-            Some(ended) = workers.join_next() => ended.map_err(|error| panicked(&error))??,
-        }
+/// Ends a course however the measuring ends: the pacemaker waits for nothing else.
+struct EndOnDrop(Arc<Course>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.end();
     }
-    Ok(())
+}
+
+/// Says goodbye on all sockets at once; a server that does not hang up is left.
+async fn close(goodbyes: impl Iterator<Item = impl Future<Output = ()> + Send + 'static>) {
+    let all = goodbyes.collect::<JoinSet<()>>().join_all();
+    let _ = timeout(PATIENCE, all).await;
+}
+
+fn of(doing: &'static str) -> impl Fn(ClientError) -> BenchError {
+    move |source| BenchError::of(doing, source)
 }
 
 fn panicked(error: &tokio::task::JoinError) -> BenchError {
@@ -184,12 +348,6 @@ fn panicked(error: &tokio::task::JoinError) -> BenchError {
         what: "a part of the bench broke".to_owned(),
         source: std::io::Error::other(error.to_string()),
     }
-}
-
-async fn status(admin: Option<&AdminClient>) -> Result<Option<Status>, BenchError> {
-    let Some(admin) = admin else { return Ok(None) };
-    let status = admin.status().await;
-    status.map(Some).map_err(|error| BenchError::of("asking the admin endpoint", error))
 }
 
 fn cpu(pid: u32) -> Result<u64, BenchError> {
@@ -200,39 +358,10 @@ fn unreadable(pid: u32, source: std::io::Error) -> BenchError {
     BenchError::File { what: format!("cannot look at process {pid}"), source }
 }
 
-fn new_histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, LONGEST_MICROS, DIGITS)
-        .expect("the bounds are constants that fit each other")
-}
-
 fn start(progress: &ProgressBar, what: &'static str, length: u64) {
     let style = ProgressStyle::with_template("{msg:>10} {bar:40} {pos}/{len}");
     progress.set_style(style.expect("the template is a constant"));
     progress.set_length(length);
     progress.set_position(0);
     progress.set_message(what);
-}
-
-fn is_loopback(url: &str) -> bool {
-    let rest = url.strip_prefix("ws://").unwrap_or(url);
-    rest.starts_with("127.") || rest.starts_with("localhost")
-}
-
-/// The loopback address of the socket with this number: 127.0.0.1 and on.
-fn source(number: usize) -> IpAddr {
-    let address = u32::from(Ipv4Addr::LOCALHOST) + (number / SOCKETS_PER_ADDRESS) as u32;
-    IpAddr::V4(address.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sockets_are_spread_over_addresses() {
-        assert_eq!(source(0), IpAddr::from([127, 0, 0, 1]));
-        assert_eq!(source(39), IpAddr::from([127, 0, 0, 1]));
-        assert_eq!(source(40), IpAddr::from([127, 0, 0, 2]));
-        assert_eq!(source(40 * 256), IpAddr::from([127, 0, 1, 1]));
-    }
 }
