@@ -76,6 +76,8 @@ impl<'a> Run<'a> {
 
     /// Runs each scenario, on sockets of its own.
     pub async fn all(mut self) -> Result<Vec<Measured>, BenchError> {
+        // Rather now than after all the connecting.
+        self.look()?;
         for mut socket in self.connect("holding", self.bench.hold).await? {
             self.beside.spawn(async move { hold(&mut socket.0).await.map_err(of("holding sockets")) });
         }
