@@ -150,14 +150,12 @@ pub enum Leg {
 pub fn raise_descriptor_limit(sockets: usize) -> Result<(), u64> {
     let wanted = sockets as u64 + SPARE_DESCRIPTORS;
     let mut limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| current >= wanted) {
-        return Ok(());
-    }
+    let Some(current) = limit.current.filter(|current| *current < wanted) else { return Ok(()) };
     if let Some(most) = limit.maximum.filter(|most| *most < wanted) {
         return Err(most);
     }
     limit.current = Some(wanted);
-    setrlimit(Resource::Nofile, limit).map_err(|_| wanted)
+    setrlimit(Resource::Nofile, limit).map_err(|_| current)
 }
 
 #[cfg(test)]

@@ -96,7 +96,8 @@ impl<'a> Run<'a> {
     async fn connect(&mut self, what: &'static str, count: usize) -> Result<Vec<Opened>, BenchError> {
         start(&self.progress, what, count as u64);
         let first = self.peers;
-        self.peers += count;
+        // Even, so that the next neighbours are neighbours.
+        self.peers += count.next_multiple_of(2);
         let (dialer, sources) = (&self.dialer, &self.dialer.sources(count, SOCKETS_PER_ADDRESS));
         let open = |number| async move {
             let began = Instant::now();
