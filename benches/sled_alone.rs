@@ -4,8 +4,8 @@
 //! flushes for all that wait, as `src/engine/writer.rs` and `flusher.rs` do. At first it holds its rows against those that
 //! the registries and the store really write. Run it with `cargo bench --bench sled_alone`; `-- --help` tells the options.
 //! The store is made in the temporary directory (`TMPDIR`), and the disk under it is part of what is measured: to compare,
-//! run `waypost bench --scenario rendezvous` at once before or after it, with its data directory on the same disk. `--batch`
-//! is then the daemon's `requests` per drain, as its metrics have it.
+//! run `waypost bench --scenario rendezvous --admin …` just before, against a daemon with its data on the same disk, and give
+//! the requests/drain that it tells as `--batch`.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -40,10 +40,10 @@ const RECORD_VERSION: u8 = 1;
 /// Measure what sled alone does with the rows of registrations.
 #[derive(Clone, Parser, Serialize)]
 struct Arguments {
-    /// Registrations in one transaction.
-    #[arg(long, default_value_t = 20, value_parser = at_least_one)]
-    batch: usize,
-    /// Registrations committed and not flushed at most: the bench's sockets. Not less than --batch.
+    /// Registrations in one transaction, on average: the daemon's requests per drain.
+    #[arg(long, default_value_t = 20.0, value_parser = one_or_more)]
+    batch: f64,
+    /// Registrations committed and not flushed at most: the bench's sockets. As many as --batch at least.
     #[arg(long, default_value_t = 64, value_parser = at_least_one)]
     in_flight: usize,
     /// Registrations that stand in the store: the bench's sockets times its --ring.
@@ -85,9 +85,14 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "expected a whole number from 1".to_owned())
 }
 
+fn one_or_more(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| *number >= 1.0 && number.is_finite());
+    number.ok_or_else(|| "expected a number from 1".to_owned())
+}
+
 fn main() {
     let mut arguments = Arguments::parse();
-    arguments.in_flight = arguments.in_flight.max(arguments.batch);
+    arguments.in_flight = arguments.in_flight.max(arguments.batch.ceil() as usize);
     if arguments.test {
         (arguments.seconds, arguments.warmup) = (1, 0);
     }
@@ -315,15 +320,20 @@ fn write(
     flushed: &Receiver<usize>,
 ) {
     let mut unflushed = 0;
+    // What the batches so far are short of their average.
+    let mut short = 0.0;
     while !done.stop.load(Ordering::Relaxed) {
-        while unflushed + arguments.batch > arguments.in_flight {
+        let count = (arguments.batch + short).floor();
+        short += arguments.batch - count;
+        let count = count as usize;
+        while unflushed + count > arguments.in_flight {
             unflushed -= flushed.recv().expect("the flusher lives as long as this sends");
         }
-        let (record, index) = rows.of(arguments.batch, clock.now());
+        let (record, index) = rows.of(count, clock.now());
         trees.commit(&record, &index);
         done.transactions.fetch_add(1, Ordering::Relaxed);
-        unflushed += arguments.batch;
-        to_flusher.send(arguments.batch).expect("the flusher lives as long as this sends");
+        unflushed += count;
+        to_flusher.send(count).expect("the flusher lives as long as this sends");
         unflushed -= flushed.try_iter().sum::<usize>();
     }
 }
