@@ -108,7 +108,7 @@ pub fn relays(criterion: &mut Criterion) {
 /// Ten of all relays, without the one that asks.
 pub fn sample(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("registry/relay sample of 10 out of");
-    for count in [100, 10_000, 1_000_000] {
+    for count in [100, 10_000, 100_000, 1_000_000] {
         let world = LazyCell::new(|| {
             let mut registries = registries();
             let known = enter_relays(&mut registries, &mut Names::new(), crowd(count));

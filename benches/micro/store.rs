@@ -45,7 +45,7 @@ pub fn commit(criterion: &mut Criterion) {
     group.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
     for count in [1, 32, 256] {
         group.throughput(Throughput::Elements(count as u64));
-        for (name, is_flushed) in [("without flush", false), ("and flush", true)] {
+        for (name, is_flushed) in [("without flush", false), ("with flush", true)] {
             group.bench_function(BenchmarkId::new(name, count), |bencher| {
                 let changes = || ring.register(&mut registries, count);
                 let commit = |changes: &mut Changes| {
@@ -109,11 +109,12 @@ pub fn open(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("store/open");
     group.sample_size(10).sampling_mode(SamplingMode::Flat).throughput(Throughput::Elements(LEASES as u64));
     group.bench_function(BenchmarkId::from_parameter(LEASES), |bencher| {
+        let folder = &*filled;
         bencher.iter_custom(|iterations| {
             let mut took = Duration::ZERO;
             for _ in 0..iterations {
                 let started = clock.running();
-                let store = store_in(&filled);
+                let store = store_in(folder);
                 let mut registries = registries();
                 store.fold(|row| registries.load(row)).expect("the store is readable");
                 took += clock.running() - started;
