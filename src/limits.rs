@@ -71,7 +71,7 @@ pub const LOADS_PER_TURN: usize = 1024;
 /// Requests that the writer takes from its queue at once.
 pub const ENGINE_DRAIN: usize = 1024;
 /// Requests waiting for a flush at which they are committed while an earlier flush is still under way.
-pub const COMMIT_AT: usize = 16;
+pub const COMMIT_AT: usize = 256;
 /// Bytes of a WebSocket's read buffer: it is zero-filled before every read, so small is fast.
 pub const READ_BUFFER_BYTES: usize = 4 * KIB;
 /// The same of a socket of link, whose frames are larger: one read takes no more than this.

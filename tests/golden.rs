@@ -8,7 +8,7 @@ mod common;
 use std::path::Path;
 
 use common::registry::{HOUR, MINUTE, START, from};
-use common::store::{Place, commit, copy, id, open, put};
+use common::store::{Place, commit, copy, id, of_order, open, put};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use waypost::clock::Millis;
@@ -63,6 +63,7 @@ fn registration(
         points: points.iter().map(point).collect(),
         tokens: tokens.iter().map(|name| (*name).into()).collect(),
         payloads: payloads.iter().map(|text| (*text).into()).collect(),
+        order: 0,
     }
 }
 
@@ -95,14 +96,16 @@ fn registrations() -> [Filed; 6] {
         &["\u{e9}"],
         &["\u{0}\u{1f980}"],
     );
-    [
+    let all = [
         (1, expired, None, long_ago + 48 * HOUR),
         (2, ann, None, START + 3 * HOUR),
         (3, bob, amendment(&[], &[0]), START + 1 + 48 * HOUR),
         (4, cat, amendment(&[0], &[]), START + 2 + 48 * HOUR),
         (6, eve, None, START + 30 * MINUTE + 3 * HOUR),
         (300, far, None, START + 31 * MINUTE + 3 * HOUR),
-    ]
+    ];
+    // The order is that of the keys.
+    all.map(|(sequence, record, amendment, at)| (sequence, of_order(sequence, &record), amendment, at))
 }
 
 fn put_boot(store: &Store, boot: u64, change: impl FnOnce(&mut Changes)) {

@@ -9,7 +9,7 @@ mod common;
 use std::path::Path;
 
 use common::registry::{MINUTE, START, link};
-use common::store::{Place, commit, copy, id, open, put, put_relay, registration, relay};
+use common::store::{Place, commit, copy, id, of_order, open, put, put_relay, registration, relay};
 use sha2::{Digest, Sha256};
 use waypost::clock::Millis;
 use waypost::id::{ChunkKey, ChunkName, SessionId};
@@ -151,7 +151,7 @@ fn the_store_of_schema_4_says_what_it_said() {
         Row::Relay { id, record } => assert_eq!((id.as_str(), record), ("relay", relay(START))),
         Row::Registration { sequence, record, amendment, indexed, parts } => {
             assert_eq!((sequence, amendment, indexed, parts), (7, None, START + MINUTE, 1));
-            assert_eq!(record, registration("ann", START + MINUTE, START + 2 * MINUTE));
+            assert_eq!(record, of_order(7, &registration("ann", START + MINUTE, START + 2 * MINUTE)));
         }
         Row::TurnSession { id, record } => assert_eq!((id, record), session()),
         Row::Claim { id, record } => assert_eq!((id, record), (link("my home"), CLAIM)),

@@ -9,7 +9,7 @@ mod common;
 use std::path::Path;
 
 use common::registry::{MINUTE, START, link};
-use common::store::{Place, commit, copy, open, put, put_relay, registration, relay};
+use common::store::{Place, commit, copy, of_order, open, put, put_relay, registration, relay};
 use waypost::clock::Millis;
 use waypost::id::{Generation, LinkId, NodeId, ServerId, SessionId};
 use waypost::limits::Limits;
@@ -142,7 +142,7 @@ fn the_store_of_schema_3_says_what_it_said() {
         Row::Relay { id, record } => assert_eq!((id.as_str(), record), ("relay", relay(START))),
         Row::Registration { sequence, record, amendment, indexed, parts } => {
             assert_eq!((sequence, amendment, indexed, parts), (7, None, START + MINUTE, 1));
-            assert_eq!(record, registration("ann", START + MINUTE, START + 2 * MINUTE));
+            assert_eq!(record, of_order(7, &registration("ann", START + MINUTE, START + 2 * MINUTE)));
         }
         Row::Peer { id, record, seen, .. } => assert_eq!(((id, record), seen), (peer(), None)),
         Row::TurnSession { id, record } => assert_eq!((id, record), session()),

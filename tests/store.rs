@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::store::{Place, commit, id, put, put_relay, registration, relay, rows};
+use common::store::{Place, commit, id, of_order, put, put_relay, registration, relay, rows};
 use waypost::id::Kind;
 use waypost::store::{
     Amendment, Changes, DropRef, Due, Faults, Index, Indexed, LeaseKey, Pins, PointRecord,
@@ -55,7 +55,7 @@ fn rows_come_back_as_they_were_written_registrations_in_their_order() {
             assert_eq!((of, record), (id("ann"), relay(7)));
         }
         Row::Registration { sequence, record, amendment, indexed, .. } => {
-            assert_eq!(record, registration("bob", 10, 20));
+            assert_eq!(record, of_order(sequence, &registration("bob", 10, 20)));
             seen.push((sequence, amendment, indexed));
         }
         row => panic!("{row:?}"),
@@ -249,7 +249,7 @@ fn remove_pinned(store: &Store, pins: &Pins, mut changes: Changes) {
     assert!(rows(store).is_empty());
 }
 
-const FIRST_DROP: DropRef = DropRef { sequence: 1, point: 0 };
+const FIRST_DROP: DropRef = DropRef { sequence: 1, order: 1, point: 0 };
 
 #[test]
 fn a_pinned_dead_drop_is_readable_after_its_registration_has_gone() {
@@ -279,7 +279,7 @@ fn what_nobody_has_pinned_is_not_kept() {
         put(changes, 1, &registration("ann", 10, 20), 10);
     });
     drop(pins.pin(vec![FIRST_DROP]));
-    let elsewhere = pins.pin(vec![DropRef { sequence: 2, point: 0 }]);
+    let elsewhere = pins.pin(vec![DropRef { sequence: 2, order: 2, point: 0 }]);
     remove_pinned(&store, &pins, Changes::default());
     assert!(pins.pin(vec![FIRST_DROP]).read(&store).is_err());
     assert!(elsewhere.read(&store).is_err());
@@ -291,7 +291,37 @@ fn a_point_without_a_dead_drop_is_an_error_to_read_and_no_panic() {
     let place = Place::new();
     let (store, pins) = (place.open(), Pins::default());
     commit(&store, |changes| put(changes, 1, &registration("ann", 10, 20), 10));
-    assert!(pins.pin(vec![DropRef { sequence: 1, point: 1 }]).read(&store).is_err());
+    assert!(pins.pin(vec![DropRef { sequence: 1, order: 1, point: 1 }]).read(&store).is_err());
+}
+
+/// The key of a registration may be another one's by the time its dead drop is read.
+#[test]
+fn a_pinned_dead_drop_is_readable_after_its_registration_was_overwritten() {
+    let key = LeaseKey::registration(1);
+    let drop_of = |order| DropRef { sequence: 1, order, point: 0 };
+    let old = Rows { parts: 1, amended: false, indexed: Indexed::at(10) };
+    let record = |peer: &str, order| of_order(order, &registration(peer, 10, 20));
+    let place = Place::new();
+    let (store, pins) = (place.open(), Pins::default());
+    commit(&store, |changes| put(changes, 1, &registration("ann", 10, 20), 10));
+    let first = pins.pin(vec![drop_of(1)]);
+    // Twice in one transaction, and once more in the next one; somebody has pinned each of them.
+    let mut changes = Changes::default();
+    changes.replace(&key, &record("bob", 2), old, Indexed::at(10));
+    let second = pins.pin(vec![drop_of(2), drop_of(1)]);
+    changes.replace(&key, &record("cat", 3), old, Indexed::at(10));
+    let third = pins.pin(vec![drop_of(3)]);
+    pins.keep_removed(&changes, &store).unwrap();
+    store.commit(&changes).unwrap();
+    assert_eq!(first.read(&store).unwrap(), ["from ann"]);
+    assert_eq!(second.read(&store).unwrap(), ["from bob", "from ann"]);
+    assert_eq!(third.read(&store).unwrap(), ["from cat"]);
+    let mut changes = Changes::default();
+    changes.replace(&key, &record("dan", 4), old, Indexed::at(10));
+    pins.keep_removed(&changes, &store).unwrap();
+    store.commit(&changes).unwrap();
+    assert_eq!(third.read(&store).unwrap(), ["from cat"]);
+    assert!(pins.pin(vec![drop_of(5)]).read(&store).is_err(), "nobody's");
 }
 
 /// 50 points, each with its own payload of 4096 bytes.
@@ -325,12 +355,15 @@ fn large_records_survive_commit_flush_and_opening_again() {
         let mut seen = 0;
         let folded = store.fold(|row| {
             let Row::Registration { sequence, record, .. } = row else { panic!("no relays here") };
-            assert_eq!(record, large(&format!("peer-{}-{}", sequence / 4, sequence % 4)));
+            assert_eq!(
+                record,
+                of_order(sequence, &large(&format!("peer-{}-{}", sequence / 4, sequence % 4)))
+            );
             seen += 1;
         });
         folded.unwrap();
         assert_eq!(seen, 12);
-        let drops = (0..50).map(|point| DropRef { sequence: 7, point }).collect();
+        let drops = (0..50).map(|point| DropRef { sequence: 7, order: 7, point }).collect();
         let payloads = Pins::default().pin(drops).read(store).unwrap();
         assert_eq!(payloads, large("peer-1-3").payloads);
         assert!(store.check().unwrap().is_clean());
@@ -357,17 +390,17 @@ fn a_large_registration_goes_with_all_its_parts_and_stays_readable_for_whoever_h
     let (store, pins) = (place.open(), Pins::default());
     let key = LeaseKey::registration(1);
     let mut changes = Changes::default();
-    let parts = changes.put_new(&key, &large("ann"), Indexed::at(10));
+    let parts = changes.put_new(&key, &of_order(1, &large("ann")), Indexed::at(10));
     assert!(parts > 50, "{parts} parts");
     store.commit(&changes).unwrap();
     let pinned = [
-        pins.pin(vec![DropRef { sequence: 1, point: 49 }]),
-        pins.pin(vec![DropRef { sequence: 2, point: 49 }]),
+        pins.pin(vec![DropRef { sequence: 1, order: 1, point: 49 }]),
+        pins.pin(vec![DropRef { sequence: 2, order: 2, point: 49 }]),
     ];
     let mut changes = Changes::default();
     changes.remove_all(&LeaseKey::registration(1), Rows { parts, amended: false, indexed: Indexed::at(10) });
     // And one that is written and removed at once.
-    let parts = changes.put_new(&LeaseKey::registration(2), &large("bob"), Indexed::at(10));
+    let parts = changes.put_new(&LeaseKey::registration(2), &of_order(2, &large("bob")), Indexed::at(10));
     changes.remove_all(&LeaseKey::registration(2), Rows { parts, amended: false, indexed: Indexed::at(10) });
     pins.keep_removed(&changes, &store).unwrap();
     store.commit(&changes).unwrap();

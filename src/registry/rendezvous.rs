@@ -190,7 +190,7 @@ impl Rendezvous {
                     found.truncated = true;
                     break 'points;
                 }
-                let at = DropRef { sequence: entry.sequence, point: entry.place };
+                let at = DropRef { sequence: entry.sequence, order: other.order, point: entry.place };
                 found.drops.push(FoundDrop { from: meeting(other, &point.name), at });
             }
         }
@@ -210,7 +210,7 @@ impl Rendezvous {
         tokens: Vec<PointKey>,
         changes: &mut Changes,
     ) {
-        let sequence = self.next_sequence;
+        let order = self.next_sequence;
         self.next_sequence += 1;
         let points_end = now + self.rules.daily_ttl.as_millis() as Millis;
         let tokens_end = now + self.rules.hourly_ttl.as_millis() as Millis;
@@ -221,9 +221,13 @@ impl Rendezvous {
                 replaced.extend(self.replace_own(half, key, &request.peer_id));
             }
         }
-        for old in replaced {
+        // One that has nothing left gives its place in the store to this one: then a row is overwritten, instead of four
+        // written or removed.
+        let place = replaced.iter().copied().find(|old| self.next_end(*old).is_none());
+        for old in replaced.into_iter().filter(|old| Some(*old) != place) {
             self.lost_something(old, changes);
         }
+        let place = place.and_then(|old| Some((old, self.forget(old)?)));
 
         let record = RegistrationRecord {
             boot: self.boot.number,
@@ -239,14 +243,22 @@ impl Rendezvous {
                 .collect(),
             tokens: request.tokens.iter().map(|name| name.as_str().into()).collect(),
             payloads: request.payloads.iter().map(|payload| payload.as_str().into()).collect(),
+            order,
         };
         let first_end = match (points.is_empty(), tokens.is_empty()) {
             (false, false) => points_end.min(tokens_end),
             (false, true) => points_end,
             (true, _) => tokens_end,
         };
-        let indexed = Indexed::at(first_end);
-        let parts = changes.put_new(&LeaseKey::registration(sequence), &record, indexed);
+        let mut indexed = Indexed::at(first_end);
+        let (sequence, parts) = match place {
+            None => (order, changes.put_new(&LeaseKey::registration(order), &record, indexed)),
+            Some((sequence, old)) => {
+                // The index may name it too early: the sweeper files it anew then.
+                indexed = indexed.min(old.indexed);
+                (sequence, changes.replace(&LeaseKey::registration(sequence), &record, old, indexed).parts)
+            }
+        };
         let filed = Filed { amendment: None, indexed, parts };
         self.insert(sequence, &record, filed, points.into(), tokens.into());
     }
@@ -260,7 +272,7 @@ impl Rendezvous {
         indexed: Indexed,
         parts: u16,
     ) {
-        self.continue_after(sequence);
+        self.continue_after(sequence.max(record.order));
         let points = record.points.iter().map(|point| PointKey::of(&point.name)).collect();
         let tokens = record.tokens.iter().map(|name| PointKey::of(name)).collect();
         let filed = Filed { amendment: amendment.as_ref(), indexed, parts };
@@ -289,31 +301,40 @@ impl Rendezvous {
         let Filed { amendment, indexed, parts } = filed;
         // One copy of the id for all that a peer has.
         let peer = self.by_peer.get_key_value(&peer).map_or(peer, |(known, _)| known.clone());
-        let holdings = self.by_peer.entry(peer.clone()).or_default();
-        holdings.sequences.push(sequence);
+        let (mut points_left, mut tokens_left) = (0, 0);
         for (place, key) in points.iter().enumerate() {
             if amendment.is_none_or(|lost| !lost.points_gone.contains(&(place as u16))) {
                 let payload = record.points[place].payload;
                 let payload = payload.and_then(|at| record.payloads.get(usize::from(at)));
                 let size = payload.map_or(0, |payload| payload.len() as u32);
-                self.points.entry(*key).or_default().push(Entry { sequence, size, place: place as u16 });
-                self.totals.points += 1;
-                holdings.points += 1;
+                let entry = Entry { sequence, size, place: place as u16 };
+                self.put(Half::Points, *key, entry, record.order);
+                points_left += 1;
             }
         }
         for (place, key) in tokens.iter().enumerate() {
             if amendment.is_none_or(|lost| !lost.tokens_gone.contains(&(place as u16))) {
-                self.tokens.entry(*key).or_default().push(Entry { sequence, size: 0, place: place as u16 });
-                self.totals.tokens += 1;
-                holdings.tokens += 1;
+                let entry = Entry { sequence, size: 0, place: place as u16 };
+                self.put(Half::Tokens, *key, entry, record.order);
+                tokens_left += 1;
             }
         }
+        self.totals.points += points_left;
+        self.totals.tokens += tokens_left;
+        let registrations = &self.registrations;
+        let holdings = self.by_peer.entry(peer.clone()).or_default();
+        let later = holdings.sequences.iter().rev();
+        let later = later.take_while(|other| registrations[other].order > record.order).count();
+        holdings.sequences.insert(holdings.sequences.len() - later, sequence);
+        holdings.points += points_left;
+        holdings.tokens += tokens_left;
         let payload_bytes = record.payloads.iter().map(|payload| payload.len() as u64).sum();
         let names = record.points.iter().map(|point| &point.name).chain(&record.tokens);
         let stored_bytes = payload_bytes + names.map(|name| name.len() as u64).sum::<u64>();
         self.totals.payload_bytes += payload_bytes;
         self.totals.stored_bytes += stored_bytes;
         let registration = Registration {
+            order: record.order,
             boot: record.boot,
             peer,
             relay_id: record.relay_id.as_ref().into(),

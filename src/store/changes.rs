@@ -173,22 +173,27 @@ impl Changes {
         self.rows.push(Row { tree, key, value });
     }
 
-    /// The registrations removed by these.
-    pub(super) fn removed_registrations(&self) -> impl Iterator<Item = u64> {
-        let removed = self.registration_rows().filter(|row| row.value.is_none());
-        removed.filter_map(|row| row.key.as_ref().try_into().ok().map(u64::from_be_bytes))
+    /// The registrations whose records these write or remove.
+    pub(super) fn touched_registrations(&self) -> impl Iterator<Item = u64> {
+        let keys = self.registration_rows().map(|row| &row.key);
+        keys.filter_map(|key| key.as_ref().try_into().ok().map(u64::from_be_bytes))
     }
 
-    /// A registration's record, all its parts, where these write it.
-    pub(super) fn written_registration(&self, sequence: u64) -> Option<Vec<u8>> {
+    /// Every record that these write under the key of a registration, all the parts of each, in order.
+    pub(super) fn written_registrations(&self, sequence: u64) -> Vec<Vec<u8>> {
         let sequence = sequence.to_be_bytes();
-        let own = |row: &&Row| {
-            let part = Some((&sequence[..], Satellite::Part));
-            row.key == sequence || key::satellite(Kind::Registration, &row.key) == part
-        };
-        let parts: Vec<&IVec> =
-            self.registration_rows().filter(own).filter_map(|row| row.value.as_ref()).collect();
-        (!parts.is_empty()).then(|| parts.into_iter().flat_map(|part| part.iter().copied()).collect())
+        let mut records: Vec<Vec<u8>> = Vec::new();
+        for Row { key, value, .. } in self.registration_rows() {
+            let Some(value) = value else { continue };
+            if *key == sequence {
+                records.push(value.to_vec());
+            } else if key::satellite(Kind::Registration, key) == Some((&sequence[..], Satellite::Part))
+                && let Some(record) = records.last_mut()
+            {
+                record.extend_from_slice(value);
+            }
+        }
+        records
     }
 
     fn registration_rows(&self) -> impl Iterator<Item = &Row> {

@@ -18,10 +18,12 @@ mod m0002;
 mod m0003;
 #[path = "../../migrations/0004_chunks.rs"]
 mod m0004;
+#[path = "../../migrations/0005_order.rs"]
+mod m0005;
 
 /// All steps, in order.
 pub(super) const STEPS: &[Migration] =
-    &[m0001::MIGRATION, m0002::MIGRATION, m0003::MIGRATION, m0004::MIGRATION];
+    &[m0001::MIGRATION, m0002::MIGRATION, m0003::MIGRATION, m0004::MIGRATION, m0005::MIGRATION];
 
 /// The schema that this version reads and writes.
 pub const SCHEMA: u32 = STEPS.len() as u32;

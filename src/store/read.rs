@@ -128,7 +128,8 @@ impl Raw {
             }
             Kind::Registration => {
                 let sequence = self.key.sequence().ok_or_else(bad_key)?;
-                let (record, amendment, indexed) = self.amended()?;
+                let (record, indexed) = record::decode_registration(sequence, self.value())?;
+                let (amendment, indexed) = self.amendment(indexed)?;
                 Ok(Row::Registration { sequence, record, amendment, indexed, parts: self.parts })
             }
             Kind::Peer => {
@@ -176,13 +177,17 @@ impl Raw {
         A: Record + serde::Deserialize<'a>,
     {
         let (record, indexed) = record::decode(self.value())?;
-        match &self.amendment {
-            None => Ok((record, None, indexed)),
-            Some(bytes) => {
-                let (amendment, indexed) = record::decode(bytes)?;
-                Ok((record, Some(amendment), indexed))
-            }
-        }
+        let (amendment, indexed) = self.amendment(indexed)?;
+        Ok((record, amendment, indexed))
+    }
+
+    fn amendment<'a, A: Record + serde::Deserialize<'a>>(
+        &'a self,
+        indexed: Millis,
+    ) -> Result<(Option<A>, Millis), Undecodable> {
+        let Some(bytes) = &self.amendment else { return Ok((None, indexed)) };
+        let (amendment, indexed) = record::decode(bytes)?;
+        Ok((Some(amendment), indexed))
     }
 }
 
@@ -223,7 +228,7 @@ impl Row<'_> {
 }
 
 impl Store {
-    /// Shows every lease to `visit`, registrations in the order they were made.
+    /// Shows every lease to `visit`, registrations mostly in the order they were made.
     pub fn fold(&self, mut visit: impl FnMut(Row<'_>)) -> Result<Folded, StoreError> {
         guarded(|| {
             let mut folded = Folded::default();

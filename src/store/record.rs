@@ -26,6 +26,14 @@ pub enum Undecodable {
 /// A record with its version. A change of layout is a new version and a migration.
 pub trait Record: Serialize {
     const VERSION: u8 = 1;
+
+    /// The bytes of an older version, as today's record.
+    fn older(version: u8, _bytes: &[u8]) -> Result<Self, Undecodable>
+    where
+        Self: Sized,
+    {
+        Err(Undecodable::Version(version))
+    }
 }
 
 /// A relay entry. It ends with its holder: see `boot`.
@@ -43,7 +51,8 @@ pub struct RelayRecord {
 
 impl Record for RelayRecord {}
 
-/// One `register_rendezvous`: written once, amended by an [`Amendment`] beside it, deleted with it.
+/// One `register_rendezvous`: written once, amended by an [`Amendment`] beside it, deleted with it or overwritten by the one
+/// that takes its place.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RegistrationRecord<'a> {
     /// The boot its tokens were live in. An older one counts for the restart grace only.
@@ -62,6 +71,8 @@ pub struct RegistrationRecord<'a> {
     /// Dead drops, named by position from the points.
     #[serde(borrow)]
     pub payloads: Vec<Cow<'a, str>>,
+    /// Which was registered before which. Never given twice, and never 0.
+    pub order: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,7 +82,47 @@ pub struct PointRecord<'a> {
     pub payload: Option<u16>,
 }
 
-impl Record for RegistrationRecord<'_> {}
+impl Record for RegistrationRecord<'_> {
+    const VERSION: u8 = 2;
+
+    fn older(version: u8, bytes: &[u8]) -> Result<Self, Undecodable> {
+        if version != 1 {
+            return Err(Undecodable::Version(version));
+        }
+        let old: Registration1 = deserialize(bytes)?;
+        let point = |PointRecord { name, payload }: PointRecord<'_>| PointRecord {
+            name: name.into_owned().into(),
+            payload,
+        };
+        Ok(RegistrationRecord {
+            boot: old.boot,
+            peer: old.peer.into(),
+            relay_id: old.relay_id.into(),
+            registered_at: old.registered_at,
+            points_end: old.points_end,
+            tokens_end: old.tokens_end,
+            points: old.points.into_iter().map(point).collect(),
+            tokens: old.tokens.into_iter().map(Cow::Owned).collect(),
+            payloads: old.payloads.into_iter().map(Cow::Owned).collect(),
+            order: 0,
+        })
+    }
+}
+
+/// As schema 1 to 4 wrote it: in the order of the keys, which were never used again.
+#[derive(Deserialize)]
+struct Registration1<'a> {
+    boot: u64,
+    peer: String,
+    relay_id: String,
+    registered_at: Millis,
+    points_end: Millis,
+    tokens_end: Millis,
+    #[serde(borrow)]
+    points: Vec<PointRecord<'a>>,
+    tokens: Vec<String>,
+    payloads: Vec<String>,
+}
 
 /// What a registration has lost since it was written: points and tokens, by their position in it. Small, so that
 /// losing something never reads or rewrites the payloads.
@@ -202,12 +253,25 @@ pub(super) fn encode<R: Record>(record: &R, indexed: Millis) -> Vec<u8> {
 /// The record and where the index has it.
 pub(super) fn decode<'a, R: Record + Deserialize<'a>>(bytes: &'a [u8]) -> Result<(R, Millis), Undecodable> {
     let (version, rest) = bytes.split_first().ok_or(Undecodable::Short)?;
-    if *version != R::VERSION {
-        return Err(Undecodable::Version(*version));
+    let (indexed, rest) = rest.split_first_chunk::<8>().ok_or(Undecodable::Version(*version))?;
+    let record = if *version == R::VERSION { deserialize(rest) } else { R::older(*version, rest) };
+    Ok((record?, u64::from_be_bytes(*indexed)))
+}
+
+/// A registration with the order that it has: its key, where an older version wrote it.
+pub(super) fn decode_registration(
+    sequence: u64,
+    bytes: &[u8],
+) -> Result<(RegistrationRecord<'_>, Millis), Undecodable> {
+    let (mut record, indexed) = decode::<RegistrationRecord<'_>>(bytes)?;
+    if record.order == 0 {
+        record.order = sequence;
     }
-    let (indexed, rest) = rest.split_first_chunk::<8>().ok_or(Undecodable::Short)?;
-    let record = codec().deserialize(rest).map_err(|error| Undecodable::Codec(error.to_string()))?;
-    Ok((record, u64::from_be_bytes(*indexed)))
+    Ok((record, indexed))
+}
+
+fn deserialize<'a, R: Deserialize<'a>>(bytes: &'a [u8]) -> Result<R, Undecodable> {
+    codec().deserialize(bytes).map_err(|error| Undecodable::Codec(error.to_string()))
 }
 
 #[cfg(test)]
@@ -251,9 +315,9 @@ mod tests {
         assert_eq!(decode::<RelayRecord>(&[2]), Err(Undecodable::Version(2)));
     }
 
-    /// Schema 1, byte for byte: a change here needs a migration.
+    /// Byte for byte: a change here needs a migration.
     #[test]
-    fn the_layout_of_schema_1_is_pinned() {
+    fn the_layouts_of_registrations_are_pinned() {
         let record = RegistrationRecord {
             boot: 1,
             peer: "a".into(),
@@ -264,10 +328,14 @@ mod tests {
             points: vec![PointRecord { name: "p".into(), payload: Some(0) }],
             tokens: vec!["t".into()],
             payloads: vec!["x".into()],
+            order: 7,
         };
-        let bytes: [u8; 26] =
-            [1, 0, 0, 0, 0, 0, 0, 0, 4, 1, 1, b'a', 0, 2, 3, 4, 1, 1, b'p', 1, 0, 1, 1, b't', 1, 1];
-        assert_eq!(encode(&record, 4), [&bytes[..], b"x"].concat());
+        let bytes =
+            [0, 0, 0, 0, 0, 0, 0, 4, 1, 1, b'a', 0, 2, 3, 4, 1, 1, b'p', 1, 0, 1, 1, b't', 1, 1, b'x'];
+        assert_eq!(encode(&record, 4), [&[2], &bytes[..], &[7]].concat());
+        let older = [&[1], &bytes[..]].concat();
+        assert_eq!(decode_registration(9, &older), Ok((RegistrationRecord { order: 9, ..record }, 4)));
+        assert_eq!(decode::<RegistrationRecord>(&[3; 20]), Err(Undecodable::Version(3)));
         let amendment = Amendment { points_gone: vec![0], tokens_gone: vec![] };
         assert_eq!(encode(&amendment, 3), [1, 0, 0, 0, 0, 0, 0, 0, 3, 1, 0, 0]);
     }

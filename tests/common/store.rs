@@ -124,12 +124,18 @@ pub fn registration(peer: &str, tokens_end: Millis, points_end: Millis) -> Regis
         points: vec![PointRecord { name: "point".into(), payload: Some(0) }],
         tokens: vec!["token".into()],
         payloads: vec![format!("from {peer}").into()],
+        order: 0,
     }
 }
 
-/// Puts a registration in, indexed at `at`.
+/// The same with an order.
+pub fn of_order<'a>(order: u64, record: &RegistrationRecord<'a>) -> RegistrationRecord<'a> {
+    RegistrationRecord { order, ..record.clone() }
+}
+
+/// Puts a registration in as the one of that order, indexed at `at`.
 pub fn put(changes: &mut Changes, sequence: u64, record: &RegistrationRecord<'_>, at: Millis) {
-    changes.put_new(&LeaseKey::registration(sequence), record, Indexed::at(at));
+    changes.put_new(&LeaseKey::registration(sequence), &of_order(sequence, record), Indexed::at(at));
 }
 
 pub fn put_relay(changes: &mut Changes, name: &str, record: &RelayRecord) {

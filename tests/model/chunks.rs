@@ -29,7 +29,7 @@ const SIZES: [usize; 4] = [0, 1000, 2500, 5000];
 /// What a chunk weighs beside its data and names.
 const ONE: u64 = 1024;
 /// Of the whole cache; the engine of the model is started with it.
-pub const BUDGET: u64 = 6000;
+pub const BUDGET: u64 = 7500;
 const TTL: u64 = 30 * MINUTE;
 const SOURCE_TTL: u64 = 60 * MINUTE;
 

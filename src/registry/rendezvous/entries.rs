@@ -21,6 +21,8 @@ pub(super) enum Half {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Registration {
+    /// Which was registered before which; its key may be older.
+    pub(super) order: u64,
     pub(super) boot: u64,
     pub(super) peer: PeerId,
     pub(super) relay_id: Box<str>,
@@ -174,6 +176,19 @@ impl Rendezvous {
         halves.filter(has).map(|half| registration.end(half)).min()
     }
 
+    /// Puts an entry at a point, behind those that were registered before it.
+    pub(super) fn put(&mut self, half: Half, key: PointKey, entry: Entry, order: u64) {
+        let registrations = &self.registrations;
+        let map = match half {
+            Half::Points => &mut self.points,
+            Half::Tokens => &mut self.tokens,
+        };
+        let entries = map.entry(key).or_default();
+        let later = entries.iter().rev().take_while(|other| registrations[&other.sequence].order > order);
+        let at = entries.len() - later.count();
+        entries.insert(at, entry);
+    }
+
     /// A registration has lost entries: writes that, or removes it when nothing is left.
     pub(super) fn lost_something(&mut self, sequence: u64, changes: &mut Changes) {
         match self.next_end(sequence) {
@@ -199,7 +214,14 @@ impl Rendezvous {
     }
 
     pub(super) fn remove(&mut self, sequence: u64, changes: &mut Changes) {
-        let Some(registration) = self.registrations.remove(&sequence) else { return };
+        if let Some(rows) = self.forget(sequence) {
+            changes.remove_all(&LeaseKey::registration(sequence), rows);
+        }
+    }
+
+    /// Takes a registration that has nothing left out of memory; tells which rows it has.
+    pub(super) fn forget(&mut self, sequence: u64) -> Option<Rows> {
+        let registration = self.registrations.remove(&sequence)?;
         self.totals.payload_bytes -= registration.payload_bytes;
         self.totals.stored_bytes -= registration.stored_bytes;
         if let Some(holdings) = self.by_peer.get_mut(&registration.peer) {
@@ -209,6 +231,6 @@ impl Rendezvous {
             }
         }
         let Registration { parts, amended, indexed, .. } = registration;
-        changes.remove_all(&LeaseKey::registration(sequence), Rows { parts, amended, indexed });
+        Some(Rows { parts, amended, indexed })
     }
 }
