@@ -19,11 +19,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// The daemon, without a limit on upgrades.
+    /// The daemon, without limits on upgrades and messages.
     pub fn waypost(data: &Path) -> Server {
         let mut child = Command::new(env!("CARGO_BIN_EXE_waypost"))
             .args(["run", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json"])
-            .args(["--set", "limits.link_upgrades_per_minute=0"])
+            .args(["--set", "limits.link_upgrades_per_minute=0", "--set", "limits.messages_per_minute=0"])
             .arg("--data-dir")
             .arg(data)
             .env_clear()
