@@ -185,7 +185,8 @@ fn a_registration_whose_everything_was_replaced_is_removed() {
     world.meet(START, &from("ann").point("p").token("t")).unwrap();
     assert_eq!(world.registries.rendezvous.len(), 2);
     world.meet(START, &from("ann").drop("q", "there")).unwrap();
-    assert_eq!(world.filed(1), None);
+    // The newest one has taken its place in the store.
+    assert_eq!((world.filed(1).is_some(), world.filed(3)), (true, None));
     assert_eq!(world.registries.rendezvous.len(), 2);
     let totals = world.registries.rendezvous.totals();
     assert_eq!((totals.points, totals.tokens, totals.payload_bytes), (2, 1, 5));
@@ -247,7 +248,11 @@ fn a_peer_that_registers_again_after_a_restart_is_live_beyond_the_grace() {
     world.restart(START + MINUTE);
     world.meet(START + MINUTE, &from("ann").token("t")).unwrap();
     assert_eq!(world.matches(START + HOUR, &from("bob").token("t")), ["ann"]);
-    assert_eq!(world.filed(1), None, "nothing is left of it");
+    assert_eq!(
+        (world.filed(1).is_some(), world.filed(2)),
+        (true, None),
+        "it has taken the older one's place"
+    );
 }
 
 #[test]

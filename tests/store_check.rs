@@ -121,7 +121,7 @@ fn a_row_that_does_not_decode_is_found() {
         longer.push(0);
         db.open_tree(RELAYS).unwrap().insert("ann", &[9, 9, 9]).unwrap();
         registrations.insert(1_u64.to_be_bytes(), longer).unwrap();
-        registrations.insert(2_u64.to_be_bytes(), &[1, 0]).unwrap();
+        registrations.insert(2_u64.to_be_bytes(), &[2, 0]).unwrap();
     });
     assert_eq!(found[0], undecodable("relay", "ann", Undecodable::Version(9)));
     let Problem::Undecodable { kind: "registration", key, reason: Undecodable::Codec(_) } = &found[1] else {

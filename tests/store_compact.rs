@@ -84,7 +84,7 @@ fn a_compacted_store_has_the_same_rows_and_is_smaller() {
         let mut phases = Vec::new();
         let done = compact(&path, &faults, &mut |progress| phases.push(progress.phase)).unwrap();
         assert_eq!(done.rows, before.len() as u64);
-        assert!(done.bytes_after * 2 < done.bytes_before, "{done:?}");
+        assert!(done.bytes_after < done.bytes_before, "{done:?}");
         phases.dedup();
         assert_eq!(phases, [Phase::Count, Phase::Copy, Phase::Verify, Phase::Swap]);
 

@@ -100,7 +100,7 @@ pub fn relays(criterion: &mut Criterion) {
         let mut load = 0;
         in_drains(bencher, |changes| {
             load = (load + 1) % 10;
-            assert!(relays.update_load(next(), f64::from(load), changes));
+            assert!(relays.update_load(next(), f64::from(load)));
         });
     });
 }

@@ -253,7 +253,8 @@ pub(super) fn encode<R: Record>(record: &R, indexed: Millis) -> Vec<u8> {
 /// The record and where the index has it.
 pub(super) fn decode<'a, R: Record + Deserialize<'a>>(bytes: &'a [u8]) -> Result<(R, Millis), Undecodable> {
     let (version, rest) = bytes.split_first().ok_or(Undecodable::Short)?;
-    let (indexed, rest) = rest.split_first_chunk::<8>().ok_or(Undecodable::Version(*version))?;
+    let short = if *version == R::VERSION { Undecodable::Short } else { Undecodable::Version(*version) };
+    let (indexed, rest) = rest.split_first_chunk::<8>().ok_or(short)?;
     let record = if *version == R::VERSION { deserialize(rest) } else { R::older(*version, rest) };
     Ok((record?, u64::from_be_bytes(*indexed)))
 }
