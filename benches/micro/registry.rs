@@ -98,7 +98,7 @@ pub fn relays(criterion: &mut Criterion) {
     });
     group.bench_function("load", |bencher| {
         let mut load = 0;
-        in_drains(bencher, |changes| {
+        in_drains(bencher, |_| {
             load = (load + 1) % 10;
             assert!(relays.update_load(next(), f64::from(load)));
         });
