@@ -109,7 +109,17 @@ async fn it_compacts_the_store_alone_and_the_daemon_goes_on() {
 fn json_tells_bytes_before_and_after_rows_and_seconds() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path();
-    fill(data, 10_000, 100);
+    fill(data, 10_000, 5000);
+    // Most of them go.
+    let store = open(&Process::store(data));
+    commit(&store, |changes| {
+        for sequence in 5001..9901 {
+            let rows = Rows { parts: 1, amended: false, indexed: Indexed::at(u64::MAX) };
+            changes.remove_all(&LeaseKey::registration(sequence), rows);
+        }
+    });
+    store.flush().unwrap();
+    drop(store);
     let size = || -> u64 {
         let files =
             fs::read_dir(Process::store(data)).unwrap().map(|entry| entry.unwrap().metadata().unwrap());
@@ -121,8 +131,11 @@ fn json_tells_bytes_before_and_after_rows_and_seconds() {
     let report: Value = serde_json::from_slice(&done.stdout).unwrap();
     assert_eq!(report["store"], json!(Process::store(data)));
     assert_eq!((&report["rows"], &report["bytes_after"]), (&json!(rows), &json!(size())));
-    // Opening it may write a little, or give some back.
-    assert!(report["bytes_before"].as_u64() > report["bytes_after"].as_u64());
+    // Opening it may write a little, or cut off what is free at its end.
+    assert!(
+        report["bytes_before"].as_u64() > report["bytes_after"].as_u64().map(|after| 2 * after),
+        "{report}"
+    );
     assert!(size() < before);
     assert!(report["seconds"].as_f64().unwrap() > 0.0);
 }

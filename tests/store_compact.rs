@@ -38,8 +38,28 @@ fn churn(store: &Store, count: u64, alive: u64) {
     }
 }
 
+/// A crowd that comes and goes: what it took is what a compaction gives back.
+fn crowd(store: &Store) {
+    let sequences: Vec<u64> = (1_000_000..1_010_000).collect();
+    for batch in sequences.chunks(100) {
+        commit(store, |changes| {
+            batch.iter().for_each(|sequence| put(changes, *sequence, &registration("bob", 10, 20), 10));
+        });
+    }
+    let rows = Rows { parts: 1, amended: false, indexed: Indexed::at(10) };
+    for batch in sequences.chunks(100) {
+        commit(store, |changes| {
+            batch.iter().for_each(|sequence| changes.remove_all(&LeaseKey::registration(*sequence), rows));
+        });
+    }
+}
+
 /// A closed store that has been written to for a while, and opened twice.
 fn used(count: u64, alive: u64) -> Place {
+    used_and(count, alive, |_| ())
+}
+
+fn used_and(count: u64, alive: u64, also: impl FnOnce(&Store)) -> Place {
     let place = Place::new();
     drop(place.open());
     let store = place.open();
@@ -48,6 +68,7 @@ fn used(count: u64, alive: u64) -> Place {
         changes.live_since(2);
     });
     churn(&store, count, alive);
+    also(&store);
     store.flush().unwrap();
     place
 }
@@ -76,7 +97,7 @@ fn opens_with(path: &Path, expected: &[RawRow]) {
 #[test]
 fn a_compacted_store_has_the_same_rows_and_is_smaller() {
     for prepare in WAYS {
-        let place = used(20_000, 500);
+        let place = used_and(20_000, 500, crowd);
         let path = place.path();
         let (before, boot) = (dump_all(&path), fs::read(path.join("boot")).unwrap());
         let faults = Faults::default();
@@ -84,7 +105,7 @@ fn a_compacted_store_has_the_same_rows_and_is_smaller() {
         let mut phases = Vec::new();
         let done = compact(&path, &faults, &mut |progress| phases.push(progress.phase)).unwrap();
         assert_eq!(done.rows, before.len() as u64);
-        assert!(done.bytes_after < done.bytes_before, "{done:?}");
+        assert!(done.bytes_after * 2 < done.bytes_before, "{done:?}");
         phases.dedup();
         assert_eq!(phases, [Phase::Count, Phase::Copy, Phase::Verify, Phase::Swap]);
 
