@@ -130,6 +130,7 @@ pub fn is_pairing_code(text: &str) -> bool {
 /// The ceiling that points, tokens and relay ids share: 128 characters, and so 512 bytes.
 pub const SHORT_NAME_CHARACTERS: usize = 128;
 
+/// Whether a text keeps to it.
 pub fn is_short_name(text: &str) -> bool {
     let most = SHORT_NAME_CHARACTERS;
     text.len() <= most || (text.len() <= 4 * most && text.chars().count() <= most)
