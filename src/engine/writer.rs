@@ -35,7 +35,7 @@ pub(super) fn fold(store: &Store, boot: Boot, limits: &Limits) -> Result<(Regist
     Ok((registries, folded.undecodable.len()))
 }
 
-pub(super) fn lock(core: &Mutex<Core>) -> MutexGuard<'_, Core> {
+fn lock(core: &Mutex<Core>) -> MutexGuard<'_, Core> {
     core.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
