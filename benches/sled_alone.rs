@@ -4,10 +4,9 @@
 //! flushes for all that wait, as `src/engine/writer.rs` and `flusher.rs` do. At first it holds its rows against those that
 //! the registries and the store really write. Run it with `cargo bench --bench sled_alone`; `-- --help` tells the options.
 //! The store is made in the temporary directory (`TMPDIR`), and the disk under it is part of what is measured: to compare,
-//! run `waypost bench --scenario rendezvous --admin …` just before, against a daemon with its data on the same disk, and give
-//! the requests/drain that it tells as `--batch`.
+//! run `waypost bench --scenario rendezvous` just before, against a daemon with its data on the same disk, and give as `--batch`
+//! what its metrics tell: `waypost_engine_requests_total` by `waypost_store_commit_seconds_count`.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -40,8 +39,8 @@ const RECORD_VERSION: u8 = 2;
 /// Measure what sled alone does with the rows of registrations.
 #[derive(Clone, Parser, Serialize)]
 struct Arguments {
-    /// Registrations in one transaction, on average: the daemon's requests per drain.
-    #[arg(long, default_value_t = 20.0, value_parser = one_or_more)]
+    /// Registrations in one transaction, on average.
+    #[arg(long, default_value_t = 32.0, value_parser = one_or_more)]
     batch: f64,
     /// Registrations committed and not flushed at most: the bench's sockets. As many as --batch at least.
     #[arg(long, default_value_t = 64, value_parser = at_least_one)]
@@ -49,8 +48,8 @@ struct Arguments {
     /// Registrations that stand in the store: the bench's sockets times its --ring.
     #[arg(long, default_value_t = 2560, value_parser = at_least_one)]
     live: usize,
-    /// Rows per registration: 4 where each replaces a former one, as in the bench; 2 where none does.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(2..=4))]
+    /// Rows per registration: 1 where each replaces a former one, as in the bench; 2 where none does.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     rows: u8,
     /// Points of a registration.
     #[arg(long, default_value_t = 3)]
@@ -134,23 +133,18 @@ impl Trees {
 
 /// Builds the rows of registrations.
 struct Rows {
-    /// The records of those that stand, byte for byte as the store has them but for their times.
+    /// The records of those that stand, byte for byte as the store has them but for their times and order.
     records: Vec<Vec<u8>>,
-    /// The sequence numbers and ends of those that stand, the oldest first; empty where none is replaced.
-    standing: VecDeque<(u64, Millis)>,
-    sequence: u64,
+    made: u64,
     replacing: bool,
 }
 
 impl Rows {
     fn new(arguments: &Arguments) -> Rows {
-        let records = (0..arguments.live).map(|number| record(&request(arguments, number), BEGINNING));
-        Rows {
-            records: records.collect(),
-            standing: VecDeque::new(),
-            sequence: 0,
-            replacing: arguments.rows == 4,
-        }
+        // An order of as many bytes as it has in the bench.
+        let order = 1 << 20;
+        let records = (0..arguments.live).map(|number| record(&request(arguments, number), BEGINNING, order));
+        Rows { records: records.collect(), made: 0, replacing: arguments.rows == 1 }
     }
 
     /// Those of so many registrations at `now`.
@@ -158,19 +152,15 @@ impl Rows {
         let (mut record, mut index) = (Batch::default(), Batch::default());
         let end = first_end(now);
         for _ in 0..count {
-            if self.standing.len() == self.records.len()
-                && let Some((sequence, end)) = self.standing.pop_front()
-            {
-                record.remove(&sequence.to_be_bytes());
-                index.remove(index_key(sequence, end));
+            let standing = self.records.len() as u64;
+            let overwrites = self.replacing && self.made >= standing;
+            let key = if self.replacing { self.made % standing } else { self.made } + 1;
+            let value = &self.records[(self.made % standing) as usize];
+            record.insert(&key.to_be_bytes(), value.clone());
+            if !overwrites {
+                index.insert(index_key(key, end), IVec::default());
             }
-            self.sequence += 1;
-            if self.replacing {
-                self.standing.push_back((self.sequence, end));
-            }
-            let value = &self.records[self.sequence as usize % self.records.len()];
-            record.insert(&self.sequence.to_be_bytes(), value.clone());
-            index.insert(index_key(self.sequence, end), IVec::default());
+            self.made += 1;
         }
         (record, index)
     }
@@ -208,10 +198,9 @@ fn request(arguments: &Arguments, number: usize) -> RegisterRendezvous {
 }
 
 /// The row of a registration that was made at `now` in the first boot.
-fn record(request: &RegisterRendezvous, now: Millis) -> Vec<u8> {
+fn record(request: &RegisterRendezvous, now: Millis, order: u64) -> Vec<u8> {
     let point = |point: &Point| PointRecord { name: point.name.clone().into(), payload: point.payload };
     let record = RegistrationRecord {
-        order: 1,
         boot: 1,
         peer: request.peer_id.as_str().into(),
         relay_id: "".into(),
@@ -221,6 +210,7 @@ fn record(request: &RegisterRendezvous, now: Millis) -> Vec<u8> {
         points: request.points.iter().map(point).collect(),
         tokens: request.tokens.iter().map(|token| token.as_str().into()).collect(),
         payloads: request.payloads.iter().map(|payload| payload.as_str().into()).collect(),
+        order,
     };
     let head = [&[RECORD_VERSION][..], &first_end(now).to_be_bytes()].concat();
     let body = bincode::DefaultOptions::new().serialize(&record).expect("strings and numbers");
@@ -234,7 +224,7 @@ fn prove_rows(arguments: &Arguments, path: &Path) {
     let boot = Boot { number: store.boot(), live_since: 0, grace_end: BEGINNING };
     let mut registries = Registries::new(boot, &Limits::default());
     let mut changes = Changes::default();
-    for rows in [2, 4] {
+    for rows in [2, 1] {
         changes = Changes::default();
         registries.rendezvous.register(BEGINNING, &request, &mut changes).expect("within the limits");
         assert_eq!(changes.rows(), rows, "what this registration writes is not what is measured here");
@@ -243,8 +233,10 @@ fn prove_rows(arguments: &Arguments, path: &Path) {
     drop((changes, store));
     let trees = Trees::open(path);
     let rows = |tree: &Tree| -> Vec<(IVec, IVec)> { tree.iter().map(|row| row.expect("a row")).collect() };
-    let sequence = 2;
-    let expected = (IVec::from(&u64::to_be_bytes(sequence)), IVec::from(record(&request, BEGINNING)));
+    // The second one has overwritten the first.
+    let (sequence, order) = (1, 2);
+    let record = record(&request, BEGINNING, order);
+    let expected = (IVec::from(&u64::to_be_bytes(sequence)), IVec::from(record));
     assert_eq!(rows(&trees.record), [expected], "the record");
     let expected = (index_key(sequence, first_end(BEGINNING)), IVec::default());
     assert_eq!(rows(&trees.index), [expected], "its row in the index");
