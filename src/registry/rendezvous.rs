@@ -7,7 +7,9 @@
 mod entries;
 mod leaving;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+
+use ahash::AHashMap;
 
 use super::Boot;
 use crate::clock::Millis;
@@ -63,10 +65,10 @@ pub struct Rendezvous {
     boot: Boot,
     rules: RendezvousRules,
     next_sequence: u64,
-    registrations: HashMap<u64, Registration>,
-    points: HashMap<PointKey, Entries>,
-    tokens: HashMap<PointKey, Entries>,
-    by_peer: HashMap<PeerId, Holdings>,
+    registrations: AHashMap<u64, Registration>,
+    points: AHashMap<PointKey, Entries>,
+    tokens: AHashMap<PointKey, Entries>,
+    by_peer: AHashMap<PeerId, Holdings>,
     totals: Totals,
 }
 
@@ -86,10 +88,10 @@ impl Rendezvous {
             boot,
             rules,
             next_sequence: 1,
-            registrations: HashMap::new(),
-            points: HashMap::new(),
-            tokens: HashMap::new(),
-            by_peer: HashMap::new(),
+            registrations: AHashMap::new(),
+            points: AHashMap::new(),
+            tokens: AHashMap::new(),
+            by_peer: AHashMap::new(),
             totals: Totals::default(),
         }
     }

@@ -8,6 +8,7 @@ mod check;
 mod compact;
 mod disk;
 mod faults;
+mod fold;
 mod key;
 mod migrate;
 mod payloads;
@@ -26,10 +27,11 @@ pub use changes::{Changes, Indexed, Rows};
 pub use check::{Problem, Report};
 pub use compact::{CompactError, Compacted, Phase, Progress, compact};
 pub use faults::Faults;
+pub use fold::Folded;
 pub use key::{HELD, LeaseKey};
 pub use migrate::{Migration, Plan, SCHEMA};
 pub use payloads::{DropRef, Pinned, Pins};
-pub use read::{Due, Folded, Index, Row};
+pub use read::{Due, Index, Row};
 pub use record::{
     Amendment, ChunkRecord, ClaimRecord, PeerRecord, PointRecord, RegistrationRecord, RelayRecord, Seen,
     ServerRecord, TurnRecord, TurnSessionRecord, Undecodable,

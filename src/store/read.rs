@@ -1,4 +1,4 @@
-//! Reading rows back: all of them at start (the fold), the due ones for the sweeper, single ones for inspection.
+//! Reading rows back: the due ones for the sweeper, single ones for inspection.
 //!
 //! Owns how a lease's rows become one `Row`. A row that does not decode is reported and left alone. Must not know
 //! what becomes of the rows.
@@ -8,7 +8,7 @@ use std::ops::Bound;
 use sled::IVec;
 
 use super::changes::{Indexed, Rows};
-use super::key::{self, HELD, INDEX, LeaseKey, ON_DEMAND, Satellite};
+use super::key::{self, HELD, INDEX, LeaseKey, ON_DEMAND};
 use super::record::{
     self, Amendment, ChunkRecord, ClaimRecord, PeerRecord, Record, RegistrationRecord, RelayRecord, Seen,
     ServerRecord, TurnSessionRecord, Undecodable,
@@ -77,15 +77,6 @@ impl Index {
     }
 }
 
-/// What a fold passed over.
-#[derive(Clone, Debug, Default)]
-pub struct Folded {
-    pub rows: usize,
-    pub undecodable: Vec<(String, Undecodable)>,
-    /// The highest sequence number of a registration, also of one that does not decode: never to be used again.
-    pub last_sequence: u64,
-}
-
 /// An index row that the sweeper is to look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Due {
@@ -104,11 +95,11 @@ pub(super) struct Raw {
 }
 
 impl Raw {
-    fn new(key: LeaseKey, first: IVec) -> Raw {
+    pub fn new(key: LeaseKey, first: IVec) -> Raw {
         Raw { key, first, joined: Vec::new(), parts: 1, amendment: None }
     }
 
-    fn add_part(&mut self, part: &[u8]) {
+    pub fn add_part(&mut self, part: &[u8]) {
         if self.joined.is_empty() {
             self.joined.extend_from_slice(&self.first);
         }
@@ -228,51 +219,6 @@ impl Row<'_> {
 }
 
 impl Store {
-    /// Shows every lease to `visit`, registrations mostly in the order they were made.
-    pub fn fold(&self, mut visit: impl FnMut(Row<'_>)) -> Result<Folded, StoreError> {
-        guarded(|| {
-            let mut folded = Folded::default();
-            for kind in Kind::ALL {
-                self.each_raw(kind, &mut |raw| {
-                    folded.rows += 1;
-                    if kind == Kind::Registration {
-                        let number =
-                            raw.key.bytes.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-                        folded.last_sequence = folded.last_sequence.max(number);
-                    }
-                    match raw.decode() {
-                        Ok(row) => visit(row),
-                        Err(error) => {
-                            folded.undecodable.push((format!("{}/{}", kind.name(), raw.key.text()), error))
-                        }
-                    }
-                })?;
-            }
-            Ok(folded)
-        })
-    }
-
-    /// Every lease of a kind, its rows together; a row without its lease's first one is shown as a lease of its own
-    /// key, which does not decode.
-    pub(super) fn each_raw(&self, kind: Kind, visit: &mut dyn FnMut(Raw)) -> Result<(), StoreError> {
-        let mut last: Option<Raw> = None;
-        for row in self.lease_tree(kind)?.iter() {
-            let (bytes, value) = row?;
-            if let Some((owner, what)) = key::satellite(kind, &bytes)
-                && let Some(raw) = last.as_mut().filter(|raw| raw.key.bytes == owner)
-            {
-                match what {
-                    Satellite::Amendment => raw.amendment = Some(value),
-                    Satellite::Part => raw.add_part(&value),
-                }
-                continue;
-            }
-            last.replace(Raw::new(LeaseKey { kind, bytes }, value)).map(&mut *visit);
-        }
-        last.map(visit);
-        Ok(())
-    }
-
     /// Rows of an index from `after` on that end at or before `until`; the ones that end with their holder are left out.
     pub fn due(
         &self,

@@ -3,8 +3,7 @@
 //! Owns taking entries away, when a registration next ends, and what it writes when it has lost something. Must not know
 //! requests.
 
-use std::collections::HashMap;
-
+use ahash::AHashMap;
 use smallvec::SmallVec;
 
 use super::Rendezvous;
@@ -76,7 +75,7 @@ impl Registration {
 }
 
 impl Rendezvous {
-    fn map(&mut self, half: Half) -> &mut HashMap<PointKey, Entries> {
+    fn map(&mut self, half: Half) -> &mut AHashMap<PointKey, Entries> {
         match half {
             Half::Points => &mut self.points,
             Half::Tokens => &mut self.tokens,
