@@ -5,6 +5,8 @@
 //! where to find them. Must not know sockets, clocks or sled.
 
 mod entries;
+mod few;
+mod filing;
 mod leaving;
 
 use std::collections::BTreeSet;
@@ -17,9 +19,10 @@ use crate::id::{PeerId, PointKey};
 use crate::limits::{
     MAX_DROP_BYTES_PER_RESULT, MAX_DROPS_PER_RESULT, MAX_ENTRIES_PER_POINT, RendezvousRules,
 };
-use crate::store::{Amendment, Changes, DropRef, Indexed, LeaseKey, PointRecord, RegistrationRecord};
+use crate::store::{Changes, DropRef, Indexed, LeaseKey, PointRecord, RegistrationRecord};
 use crate::wire::signalling::RegisterRendezvous;
-use entries::{Entries, Entry, Half, Holdings, Registration};
+use entries::{Entries, Half, Holdings, Registration};
+use filing::Filed;
 
 /// What a newcomer finds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -54,20 +57,12 @@ pub enum Refused {
     RegistryFull,
 }
 
-/// What the rows of a registration say beside its record.
-struct Filed<'a> {
-    amendment: Option<&'a Amendment>,
-    indexed: Indexed,
-    parts: u16,
-}
-
 pub struct Rendezvous {
     boot: Boot,
     rules: RendezvousRules,
     next_sequence: u64,
-    registrations: AHashMap<u64, Registration>,
-    points: AHashMap<PointKey, Entries>,
-    tokens: AHashMap<PointKey, Entries>,
+    registrations: AHashMap<u64, Box<Registration>>,
+    places: AHashMap<PointKey, Entries>,
     by_peer: AHashMap<PeerId, Holdings>,
     totals: Totals,
 }
@@ -89,8 +84,7 @@ impl Rendezvous {
             rules,
             next_sequence: 1,
             registrations: AHashMap::new(),
-            points: AHashMap::new(),
-            tokens: AHashMap::new(),
+            places: AHashMap::new(),
             by_peer: AHashMap::new(),
             totals: Totals::default(),
         }
@@ -119,14 +113,15 @@ impl Rendezvous {
         request: &RegisterRendezvous,
         changes: &mut Changes,
     ) -> Result<Found, Refused> {
-        let points: Vec<PointKey> = request.points.iter().map(|point| PointKey::of(&point.name)).collect();
-        let tokens: Vec<PointKey> = request.tokens.iter().map(|name| PointKey::of(name)).collect();
-        if points.is_empty() && tokens.is_empty() {
+        let names = request.points.iter().map(|point| &point.name).chain(&request.tokens);
+        let keys: Box<[PointKey]> = names.map(|name| PointKey::of(name)).collect();
+        if keys.is_empty() {
             return Ok(Found::default());
         }
-        self.admit(now, request, &points, &tokens)?;
-        let found = self.collect(now, request, &points, &tokens);
-        self.enter(now, request, points, tokens, changes);
+        let (points, tokens) = keys.split_at(request.points.len());
+        self.admit(now, request, points, tokens)?;
+        let found = self.collect(now, request, points, tokens);
+        self.enter(now, request, keys, changes);
         Ok(found)
     }
 
@@ -152,7 +147,7 @@ impl Rendezvous {
         }
         for (half, keys, most) in halves {
             let holdings = self.by_peer.get(&request.peer_id);
-            let at_most = holdings.map_or(0, |it| if half == Half::Points { it.points } else { it.tokens });
+            let at_most = holdings.map_or(0, |it| it.count(half));
             let stays = || holdings.map_or(0, |it| self.stays(it, half, keys, now));
             if at_most + keys.len() > most && stays() + keys.len() > most {
                 return Err(Refused::PeerQuota);
@@ -209,17 +204,17 @@ impl Rendezvous {
         &mut self,
         now: Millis,
         request: &RegisterRendezvous,
-        points: Vec<PointKey>,
-        tokens: Vec<PointKey>,
+        keys: Box<[PointKey]>,
         changes: &mut Changes,
     ) {
+        let (points, tokens) = keys.split_at(request.points.len());
         let order = self.next_sequence;
         self.next_sequence += 1;
         let points_end = now + self.rules.daily_ttl.as_millis() as Millis;
         let tokens_end = now + self.rules.hourly_ttl.as_millis() as Millis;
 
         let mut replaced = BTreeSet::new();
-        for (half, keys) in [(Half::Points, &points), (Half::Tokens, &tokens)] {
+        for (half, keys) in [(Half::Points, points), (Half::Tokens, tokens)] {
             for key in keys {
                 replaced.extend(self.replace_own(half, key, &request.peer_id));
             }
@@ -263,23 +258,7 @@ impl Rendezvous {
             }
         };
         let filed = Filed { amendment: None, indexed, parts };
-        self.insert(sequence, &record, filed, points.into(), tokens.into());
-    }
-
-    /// Takes a registration back from its rows.
-    pub fn load(
-        &mut self,
-        sequence: u64,
-        record: RegistrationRecord<'_>,
-        amendment: Option<Amendment>,
-        indexed: Indexed,
-        parts: u16,
-    ) {
-        self.continue_after(sequence.max(record.order));
-        let points = record.points.iter().map(|point| PointKey::of(&point.name)).collect();
-        let tokens = record.tokens.iter().map(|name| PointKey::of(name)).collect();
-        let filed = Filed { amendment: amendment.as_ref(), indexed, parts };
-        self.insert(sequence, &record, filed, points, tokens);
+        self.insert(sequence, &record, filed, keys);
     }
 
     /// The newest number given.
@@ -292,73 +271,10 @@ impl Rendezvous {
         self.next_sequence = self.next_sequence.max(last + 1);
     }
 
-    fn insert(
-        &mut self,
-        sequence: u64,
-        record: &RegistrationRecord<'_>,
-        filed: Filed<'_>,
-        points: Box<[PointKey]>,
-        tokens: Box<[PointKey]>,
-    ) {
-        let Some(peer) = PeerId::parse(&record.peer) else { return };
-        let Filed { amendment, indexed, parts } = filed;
-        // One copy of the id for all that a peer has.
-        let peer = self.by_peer.get_key_value(&peer).map_or(peer, |(known, _)| known.clone());
-        let (mut points_left, mut tokens_left) = (0, 0);
-        for (place, key) in points.iter().enumerate() {
-            if amendment.is_none_or(|lost| !lost.points_gone.contains(&(place as u16))) {
-                let payload = record.points[place].payload;
-                let payload = payload.and_then(|at| record.payloads.get(usize::from(at)));
-                let size = payload.map_or(0, |payload| payload.len() as u32);
-                let entry = Entry { sequence, size, place: place as u16 };
-                self.put(Half::Points, *key, entry, record.order);
-                points_left += 1;
-            }
-        }
-        for (place, key) in tokens.iter().enumerate() {
-            if amendment.is_none_or(|lost| !lost.tokens_gone.contains(&(place as u16))) {
-                let entry = Entry { sequence, size: 0, place: place as u16 };
-                self.put(Half::Tokens, *key, entry, record.order);
-                tokens_left += 1;
-            }
-        }
-        self.totals.points += points_left;
-        self.totals.tokens += tokens_left;
-        let registrations = &self.registrations;
-        let holdings = self.by_peer.entry(peer.clone()).or_default();
-        let later = holdings.sequences.iter().rev();
-        let later = later.take_while(|other| registrations[other].order > record.order).count();
-        holdings.sequences.insert(holdings.sequences.len() - later, sequence);
-        holdings.points += points_left;
-        holdings.tokens += tokens_left;
-        let payload_bytes = record.payloads.iter().map(|payload| payload.len() as u64).sum();
-        let names = record.points.iter().map(|point| &point.name).chain(&record.tokens);
-        let stored_bytes = payload_bytes + names.map(|name| name.len() as u64).sum::<u64>();
-        self.totals.payload_bytes += payload_bytes;
-        self.totals.stored_bytes += stored_bytes;
-        let registration = Registration {
-            order: record.order,
-            boot: record.boot,
-            peer,
-            relay_id: record.relay_id.as_ref().into(),
-            points,
-            tokens,
-            points_end: record.points_end,
-            tokens_end: record.tokens_end,
-            payload_bytes,
-            stored_bytes,
-            indexed,
-            parts,
-            amended: amendment.is_some(),
-        };
-        self.registrations.insert(sequence, registration);
-    }
-
     /// Whether both would answer every request alike.
     pub fn same_as(&self, other: &Rendezvous) -> bool {
         self.registrations == other.registrations
-            && self.points == other.points
-            && self.tokens == other.tokens
+            && self.places == other.places
             && self.by_peer == other.by_peer
             && self.totals == other.totals
     }
@@ -366,6 +282,7 @@ impl Rendezvous {
     /// Ids with tokens that were live in this boot.
     pub fn live_ids(&self) -> impl Iterator<Item = &PeerId> {
         let live = self.registrations.values().filter(|registration| registration.boot == self.boot.number);
-        live.filter(|registration| !registration.tokens.is_empty()).map(|registration| &registration.peer)
+        live.filter(|registration| !registration.keys(Half::Tokens).is_empty())
+            .map(|registration| &registration.peer)
     }
 }

@@ -3,10 +3,8 @@
 //! Owns taking entries away, when a registration next ends, and what it writes when it has lost something. Must not know
 //! requests.
 
-use ahash::AHashMap;
-use smallvec::SmallVec;
-
 use super::Rendezvous;
+use super::few::Few;
 use crate::clock::Millis;
 use crate::id::{PeerId, PointKey};
 use crate::store::{Amendment, Changes, Indexed, LeaseKey, Rows};
@@ -18,6 +16,7 @@ pub(super) enum Half {
     Tokens,
 }
 
+/// Sizes are bounded by what `parts` rows take, and so fit.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Registration {
     /// Which was registered before which; its key may be older.
@@ -25,13 +24,16 @@ pub(super) struct Registration {
     pub(super) boot: u64,
     pub(super) peer: PeerId,
     pub(super) relay_id: Box<str>,
-    pub(super) points: Box<[PointKey]>,
-    pub(super) tokens: Box<[PointKey]>,
+    /// Its points, then its tokens.
+    pub(super) keys: Box<[PointKey]>,
     pub(super) points_end: Millis,
     pub(super) tokens_end: Millis,
-    pub(super) payload_bytes: u64,
-    pub(super) stored_bytes: u64,
     pub(super) indexed: Indexed,
+    pub(super) payload_bytes: u32,
+    /// Those of its names.
+    pub(super) name_bytes: u32,
+    /// How many of the keys are points.
+    pub(super) points: u16,
     /// Rows that its record takes, and whether it has an amendment beside it.
     pub(super) parts: u16,
     pub(super) amended: bool,
@@ -45,24 +47,36 @@ pub(super) struct Entry {
     pub(super) size: u32,
     /// The position in its registration.
     pub(super) place: u16,
+    /// Whether a point or a token of that name is meant: both stand in one list.
+    pub(super) half: Half,
 }
 
-/// Oldest registration first; never two of one peer.
-pub(super) type Entries = SmallVec<[Entry; 1]>;
+/// Oldest registration first; in either half never two of one peer.
+pub(super) type Entries = Few<Entry>;
 
 /// What one peer has: its registrations, the oldest first, and how many entries they have left, ended ones included.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Holdings {
-    pub(super) sequences: SmallVec<[u64; 1]>,
-    pub(super) points: usize,
-    pub(super) tokens: usize,
+    pub(super) sequences: Few<u64>,
+    pub(super) points: u32,
+    pub(super) tokens: u32,
+}
+
+impl Holdings {
+    pub(super) fn count(&self, half: Half) -> usize {
+        let count = match half {
+            Half::Points => self.points,
+            Half::Tokens => self.tokens,
+        };
+        count as usize
+    }
 }
 
 impl Registration {
     pub(super) fn keys(&self, half: Half) -> &[PointKey] {
         match half {
-            Half::Points => &self.points,
-            Half::Tokens => &self.tokens,
+            Half::Points => &self.keys[..usize::from(self.points)],
+            Half::Tokens => &self.keys[usize::from(self.points)..],
         }
     }
 
@@ -75,19 +89,9 @@ impl Registration {
 }
 
 impl Rendezvous {
-    fn map(&mut self, half: Half) -> &mut AHashMap<PointKey, Entries> {
-        match half {
-            Half::Points => &mut self.points,
-            Half::Tokens => &mut self.tokens,
-        }
-    }
-
-    fn entries(&self, half: Half, key: &PointKey) -> &[Entry] {
-        let map = match half {
-            Half::Points => &self.points,
-            Half::Tokens => &self.tokens,
-        };
-        map.get(key).map_or(&[], |entries| entries)
+    fn entries(&self, half: Half, key: &PointKey) -> impl Iterator<Item = Entry> {
+        let entries = self.places.get(key).into_iter().flat_map(|entries| entries.iter().copied());
+        entries.filter(move |entry| entry.half == half)
     }
 
     pub(super) fn live_entries(
@@ -96,7 +100,7 @@ impl Rendezvous {
         key: &PointKey,
         now: Millis,
     ) -> impl Iterator<Item = (Entry, &Registration)> {
-        let all = self.entries(half, key).iter().map(|entry| (*entry, &self.registrations[&entry.sequence]));
+        let all = self.entries(half, key).map(|entry| (entry, &*self.registrations[&entry.sequence]));
         all.filter(move |(_, registration)| self.is_live(half, registration, now))
     }
 
@@ -106,13 +110,13 @@ impl Rendezvous {
     }
 
     pub(super) fn stands(&self, half: Half, key: &PointKey, sequence: u64, place: u16) -> bool {
-        self.entries(half, key).iter().any(|entry| entry.sequence == sequence && entry.place == place)
+        self.entries(half, key).any(|entry| entry.sequence == sequence && entry.place == place)
     }
 
     /// How many live entries a peer keeps when `keys` are registered anew.
     pub(super) fn stays(&self, holdings: &Holdings, half: Half, keys: &[PointKey], now: Millis) -> usize {
         let registrations =
-            holdings.sequences.iter().map(|sequence| (*sequence, &self.registrations[sequence]));
+            holdings.sequences.iter().map(|sequence| (*sequence, &*self.registrations[sequence]));
         let live = registrations.filter(|(_, registration)| self.is_live(half, registration, now));
         let entries = live.flat_map(|(sequence, registration)| {
             let places = registration.keys(half).iter().enumerate();
@@ -128,19 +132,18 @@ impl Rendezvous {
     pub(super) fn replace_own(&mut self, half: Half, key: &PointKey, peer: &PeerId) -> Option<u64> {
         let registrations = &self.registrations;
         let is_own = |entry: &Entry| registrations[&entry.sequence].peer == *peer;
-        let own = self.entries(half, key).iter().find(|entry| is_own(entry))?.sequence;
+        let own = self.entries(half, key).find(is_own)?.sequence;
         self.take_away(half, key, own);
         Some(own)
     }
 
     fn take_away(&mut self, half: Half, key: &PointKey, sequence: u64) -> bool {
-        let map = self.map(half);
-        let Some(entries) = map.get_mut(key) else { return false };
+        let Some(entries) = self.places.get_mut(key) else { return false };
         let before = entries.len();
-        entries.retain(|entry| entry.sequence != sequence);
+        entries.retain(|entry| entry.half != half || entry.sequence != sequence);
         let taken = before - entries.len();
         if entries.is_empty() {
-            map.remove(key);
+            self.places.remove(key);
         }
         let holdings = self.by_peer.get_mut(&self.registrations[&sequence].peer);
         let (total, own) = match half {
@@ -149,7 +152,7 @@ impl Rendezvous {
         };
         *total -= taken;
         if let Some(own) = own {
-            *own -= taken;
+            *own -= taken as u32;
         }
         taken > 0
     }
@@ -176,14 +179,12 @@ impl Rendezvous {
     }
 
     /// Puts an entry at a point, behind those that were registered before it.
-    pub(super) fn put(&mut self, half: Half, key: PointKey, entry: Entry, order: u64) {
+    pub(super) fn put(&mut self, key: PointKey, entry: Entry, order: u64) {
         let registrations = &self.registrations;
-        let map = match half {
-            Half::Points => &mut self.points,
-            Half::Tokens => &mut self.tokens,
-        };
-        let entries = map.entry(key).or_default();
-        let later = entries.iter().rev().take_while(|other| registrations[&other.sequence].order > order);
+        let entries = self.places.entry(key).or_default();
+        let later = entries.iter().rev().take_while(|other| {
+            other.sequence != entry.sequence && registrations[&other.sequence].order > order
+        });
         let at = entries.len() - later.count();
         entries.insert(at, entry);
     }
@@ -221,15 +222,16 @@ impl Rendezvous {
     /// Takes a registration that has nothing left out of memory; tells which rows it has.
     pub(super) fn forget(&mut self, sequence: u64) -> Option<Rows> {
         let registration = self.registrations.remove(&sequence)?;
-        self.totals.payload_bytes -= registration.payload_bytes;
-        self.totals.stored_bytes -= registration.stored_bytes;
+        let payload_bytes = u64::from(registration.payload_bytes);
+        self.totals.payload_bytes -= payload_bytes;
+        self.totals.stored_bytes -= payload_bytes + u64::from(registration.name_bytes);
         if let Some(holdings) = self.by_peer.get_mut(&registration.peer) {
             holdings.sequences.retain(|other| *other != sequence);
             if holdings.sequences.is_empty() {
                 self.by_peer.remove(&registration.peer);
             }
         }
-        let Registration { parts, amended, indexed, .. } = registration;
+        let Registration { parts, amended, indexed, .. } = *registration;
         Some(Rows { parts, amended, indexed })
     }
 }

@@ -22,7 +22,7 @@ impl Rendezvous {
     }
 
     fn leave_where(&mut self, peer: &PeerId, which: impl Fn(&Registration) -> bool, changes: &mut Changes) {
-        for sequence in self.by_peer.get(peer).cloned().unwrap_or_default().sequences {
+        for sequence in self.by_peer.get(peer).cloned().unwrap_or_default().sequences.iter().copied() {
             if !which(&self.registrations[&sequence]) {
                 continue;
             }
