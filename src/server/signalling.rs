@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::App;
 use super::drain::Token;
+use super::gate::Permit;
 use super::limiter::{Limiter, Verdict};
 use super::session::{Dialect, Incoming, Patience, Reaction, Rules, Session};
 use super::upgrade::Socket;
@@ -23,13 +24,13 @@ const TOO_MANY_PAIR_REQUESTS: Refusal =
 const NOT_TEXT: Close = Close { code: 1007, reason: "text is not UTF-8", ending: Ending::NotText };
 const ABUSE: Close = Close { code: 1008, reason: "rate limit exceeded", ending: Ending::Abuse };
 
-/// One socket from its upgrade to its end.
-pub async fn serve(socket: Socket, app: Arc<App>, address: IpAddr, token: Token) {
+/// One socket from its upgrade to its end; until then it has its place among all.
+pub async fn serve(socket: Socket, app: Arc<App>, address: IpAddr, token: Token, _permit: Permit) {
     let joined = app.engine.join(address);
     let counted = Counted::one(&app.metrics.connections);
     let dialect = Signalling {
         limiter: Limiter::new(app.limits.connections.messages_per_minute, app.clock.clone()),
-        pair_limiter: Limiter::new(app.limits.connections.pair_requests_per_minute, app.clock.clone()),
+        pair_limiter: None,
         socket: joined.outbox.socket,
         app: app.clone(),
     };
@@ -57,7 +58,8 @@ struct Signalling {
     app: Arc<App>,
     socket: SocketId,
     limiter: Limiter,
-    pair_limiter: Limiter,
+    /// Made with the first such request: most sockets never ask to pair.
+    pair_limiter: Option<Box<Limiter>>,
 }
 
 impl Dialect for Signalling {
@@ -130,7 +132,11 @@ impl Signalling {
     /// Whether nothing is wrong with a pair or link request, its socket's rate included; whether the sender is registered is
     /// looked at before that is told.
     fn admit_pairing<T>(&mut self, request: OfRegistered<T>) -> OfRegistered<T> {
-        request.and_then(|request| match self.pair_limiter.check() {
+        let limiter = self.pair_limiter.get_or_insert_with(|| {
+            let most = self.app.limits.connections.pair_requests_per_minute;
+            Box::new(Limiter::new(most, self.app.clock.clone()))
+        });
+        request.and_then(|request| match limiter.check() {
             Verdict::Pass => Ok(request),
             Verdict::Drop | Verdict::Close => Err(TOO_MANY_PAIR_REQUESTS),
         })

@@ -17,7 +17,10 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use crate::limits::WRITE_BUFFER_BYTES;
 
-pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
+pub type Stream = WebSocketStream<TokioIo<Upgraded>>;
+
+/// Boxed, since a task keeps room for whatever it is given.
+pub type Socket = Box<Stream>;
 
 /// Whether a request wants to become a WebSocket.
 pub fn is_asked(headers: &HeaderMap) -> bool {
@@ -28,8 +31,9 @@ pub fn is_asked(headers: &HeaderMap) -> bool {
     names(CONNECTION, "upgrade") && names(UPGRADE, "websocket")
 }
 
-/// Answers the handshake and runs `serve` on the socket in a task of its own; a malformed handshake is told why.
-pub fn accept<F: Future<Output = ()> + Send>(
+/// Answers the handshake and runs `serve` on the socket in a task of its own, which is no larger than that; a malformed
+/// handshake is told why.
+pub fn accept<F: Future<Output = ()> + Send + 'static>(
     mut request: Request,
     read_buffer_bytes: usize,
     max_message_bytes: usize,
@@ -47,7 +51,7 @@ pub fn accept<F: Future<Output = ()> + Send>(
             Ok(stream) => {
                 let socket =
                     WebSocketStream::from_raw_socket(TokioIo::new(stream), Role::Server, Some(config));
-                serve(socket.await).await;
+                tokio::spawn(serve(Box::new(socket.await)));
             }
             Err(error) => tracing::debug!(%error, "an upgrade did not happen"),
         }

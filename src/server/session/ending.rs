@@ -45,26 +45,31 @@ impl Ended {
     /// Waits for the peer's answer to the close. What is still arriving is read and thrown away: closing a connection
     /// with unread input would take the close frame back from under way.
     pub async fn linger(self) {
-        let Some(mut socket) = self.closing else { return };
-        if self.how == Ending::TooLarge || self.how == Ending::NotText {
-            let thrown_away = async {
-                let mut buffer = vec![0; 16 * 1024];
-                while let Ok(Ok(1..)) = timeout(CLOSING, socket.get_mut().read(&mut buffer)).await {}
-            };
-            // Whoever goes on sending for longer does not listen.
-            let _ = timeout(THROWING_AWAY, thrown_away).await;
-        } else {
-            let answered = async { while let Some(Ok(_)) = socket.next().await {} };
-            // A peer that does not answer the close is left all the same.
-            let _ = timeout(CLOSING, answered).await;
+        if let Some(socket) = self.closing {
+            Box::pin(read_out(socket, self.how)).await;
         }
+    }
+}
+
+async fn read_out(mut socket: Socket, how: Ending) {
+    if how == Ending::TooLarge || how == Ending::NotText {
+        let thrown_away = async {
+            let mut buffer = vec![0; 16 * 1024];
+            while let Ok(Ok(1..)) = timeout(CLOSING, socket.get_mut().read(&mut buffer)).await {}
+        };
+        // Whoever goes on sending for longer does not listen.
+        let _ = timeout(THROWING_AWAY, thrown_away).await;
+    } else {
+        let answered = async { while let Some(Ok(_)) = socket.next().await {} };
+        // A peer that does not answer the close is left all the same.
+        let _ = timeout(CLOSING, answered).await;
     }
 }
 
 impl<D: Dialect> Session<'_, D> {
     /// Sends a close instead of running.
     pub async fn refuse(self, close: Close) -> Ended {
-        self.end(Over::Close(close)).await
+        Box::pin(self.end(Over::Close(close))).await
     }
 
     /// Reads what is there, so that nothing is sent to a peer that has gone already.
@@ -78,11 +83,6 @@ impl<D: Dialect> Session<'_, D> {
                 self.over(over);
             }
         }
-    }
-
-    pub(super) async fn shut_down(self) -> Ended {
-        let close = self.rules.shutdown;
-        self.end(Over::Close(close)).await
     }
 
     /// Sends what is queued and the close frame, where there is one to send: whoever closes first says it.
@@ -115,7 +115,8 @@ impl<D: Dialect> Session<'_, D> {
             self.sink.send(Message::Close(Some(frame))).await
         };
         let sent = timeout(CLOSING, closing).await;
-        let closing = if let Ok(Ok(())) = sent { self.stream.reunite(self.sink).ok() } else { None };
+        let closing =
+            if let Ok(Ok(())) = sent { self.stream.reunite(self.sink).ok().map(Box::new) } else { None };
         Ended { how: close.ending, code: Some(close.code), closing }
     }
 }

@@ -5,20 +5,22 @@
 
 mod dialect;
 mod ending;
+mod probing;
 mod pulse;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
 
+use futures_util::sink::Feed;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::Message;
-use tokio_tungstenite::tungstenite::{Bytes, Error, Utf8Bytes};
+use tokio_tungstenite::tungstenite::{Error, Utf8Bytes};
 
 use super::drain::Token;
-use super::upgrade::Socket;
+use super::upgrade::{Socket, Stream};
 use crate::clock::{Clock, rest};
 use crate::live::outbox::{Close, GOING_AWAY, Outbox, weight};
 use crate::metrics::Ending;
@@ -44,9 +46,12 @@ const BROKEN: Close = Close { code: 1002, reason: "protocol error", ending: Endi
 const NO_FIRST_MESSAGE: Close =
     Close { code: 1008, reason: "no message in time", ending: Ending::NoFirstMessage };
 
+/// Until the socket has room for a message.
+type Feeding<'a> = Feed<'a, SplitSink<Stream, Message>, Message>;
+
 pub struct Session<'a, D> {
-    sink: SplitSink<Socket, Message>,
-    stream: SplitStream<Socket>,
+    sink: SplitSink<Stream, Message>,
+    stream: SplitStream<Stream>,
     outbox: &'a Outbox,
     dialect: D,
     clock: Clock,
@@ -84,7 +89,7 @@ impl<'a, D: Dialect> Session<'a, D> {
         token: Token,
         rules: Rules,
     ) -> Session<'a, D> {
-        let (sink, stream) = socket.split();
+        let (sink, stream) = (*socket).split();
         let Rules { ping_interval, patience, first_message_within, .. } = rules;
         Session {
             sink,
@@ -111,22 +116,31 @@ impl<'a, D: Dialect> Session<'a, D> {
         }
     }
 
-    /// Until the socket has ended.
-    pub async fn run(mut self, greeting: Option<Utf8Bytes>) -> Ended {
+    /// Until the socket has ended. Idle sockets are many, so what one holds is kept small: what is only needed at the end
+    /// is boxed then.
+    #[expect(clippy::manual_async_fn, reason = "an async fn holds what it is given twice")]
+    pub fn run(mut self, greeting: Option<Utf8Bytes>) -> impl Future<Output = Ended> + Send {
+        async move {
+            let greeted = match greeting {
+                Some(greeting) => self.feed_text(greeting).await.is_ok(),
+                None => true,
+            };
+            let over = if greeted { self.talk().await } else { Over::Gone(Ending::Failed) };
+            Box::pin(self.end(over)).await
+        }
+    }
+
+    /// Until it is over, and how.
+    async fn talk(&mut self) -> Over {
         // Set once the daemon ends: whoever does not take its answers is not waited for.
         let mut patience: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
         let clock = self.clock.clone();
         let mut alarm = Box::pin(clock.sleep_until(self.pulse.deadline()));
-        if let Some(greeting) = greeting
-            && self.feed_text(greeting).await.is_err()
-        {
-            return self.end(Over::Gone(Ending::Failed)).await;
-        }
         let mut woken = false;
         loop {
             match self.work().await {
                 Ok(()) => {}
-                Err(Over::Close(close)) => return self.end(Over::Close(close)).await,
+                Err(Over::Close(close)) => return Over::Close(close),
                 Err(gone) => self.over(gone),
             }
             if self.unflushed
@@ -139,8 +153,8 @@ impl<'a, D: Dialect> Session<'a, D> {
             let stopping = patience.is_some();
             if self.is_idle() {
                 match self.over {
-                    Some(over) => return self.end(over).await,
-                    None if stopping => return self.shut_down().await,
+                    Some(over) => return over,
+                    None if stopping => return Over::Close(self.rules.shutdown),
                     None => {}
                 }
             }
@@ -163,7 +177,7 @@ impl<'a, D: Dialect> Session<'a, D> {
                         self.pulse.end_within(self.rules.ping_interval, self.clock.running());
                     }
                     if let Some(close) = taken.close {
-                        return self.end(Over::Close(close)).await;
+                        return Over::Close(close);
                     }
                     if !taken.probes.is_empty() && self.probe(taken.probes).is_err() {
                         self.over(Over::Gone(Ending::Failed));
@@ -173,11 +187,8 @@ impl<'a, D: Dialect> Session<'a, D> {
                 () = alarm.as_mut() => {
                     match self.pulse.beat(self.clock.running()) {
                         Beat::Dead if self.is_held_up() => self.pulse.heard(self.clock.running()),
-                        Beat::Dead => return match self.rules.silent {
-                            Some(close) => self.end(Over::Close(close)).await,
-                            None => self.end(Over::Gone(Ending::Silent)).await,
-                        },
-                        Beat::NoFirstMessage => return self.end(Over::Close(NO_FIRST_MESSAGE)).await,
+                        Beat::Dead => return self.rules.silent.map_or(Over::Gone(Ending::Silent), Over::Close),
+                        Beat::NoFirstMessage => return Over::Close(NO_FIRST_MESSAGE),
                         Beat::Ping => if self.ping().is_err() {
                             self.over(Over::Gone(Ending::Failed));
                         },
@@ -191,7 +202,7 @@ impl<'a, D: Dialect> Session<'a, D> {
                 },
                 flushed = self.sink.flush(), if self.unflushed => self.flushed(flushed),
                 () = async { patience.as_mut().expect("checked by the guard").await }, if stopping => {
-                    return self.shut_down().await;
+                    return Over::Close(self.rules.shutdown);
                 }
                 () = std::future::ready(()), if !rested => {}
             }
@@ -274,30 +285,15 @@ impl<'a, D: Dialect> Session<'a, D> {
         self.fed < ENOUGH_UNSENT || !D::ANSWERS
     }
 
-    async fn feed_text(&mut self, text: Utf8Bytes) -> Result<(), Error> {
+    fn feed_text(&mut self, text: Utf8Bytes) -> Feeding<'_> {
         self.outbox.count(weight(&text));
         self.fed += weight(&text);
-        self.feed(Message::Text(text)).await
+        self.feed(Message::Text(text))
     }
 
-    async fn feed(&mut self, message: Message) -> Result<(), Error> {
+    fn feed(&mut self, message: Message) -> Feeding<'_> {
         self.unflushed = true;
-        self.sink.feed(message).await
-    }
-
-    /// Asks the peer for a sign of life; when so much is unread that no pong could be seen, the peer is alive and it is
-    /// this side that is behind.
-    fn probe(&mut self, probes: Vec<oneshot::Sender<()>>) -> Result<(), Error> {
-        if self.over.is_some() {
-            return Ok(());
-        }
-        self.probes.retain(|(_, probe)| !probe.is_closed());
-        self.probes.extend(probes.into_iter().map(|probe| (self.pings + 1, probe)));
-        if self.is_ahead() && self.fed < ENOUGH_UNSENT {
-            self.answer_probes(u64::MAX);
-            return Ok(());
-        }
-        self.ping()
+        self.sink.feed(message)
     }
 
     /// Whether so much was read and not handled that reading stops.
@@ -314,36 +310,6 @@ impl<'a, D: Dialect> Session<'a, D> {
     /// Whether everything that was read is handled.
     fn is_idle(&self) -> bool {
         self.in_flight.is_none() && self.landed.is_none() && self.ahead.is_empty()
-    }
-
-    /// While the socket takes nothing, a ping would only wait behind the rest, and time on this socket with it: it is owed.
-    fn ping(&mut self) -> Result<(), Error> {
-        self.unflushed = true;
-        let number = self.pings + 1;
-        let ping = Message::Ping(Bytes::copy_from_slice(&number.to_be_bytes()));
-        let fed = self.sink.feed(ping).now_or_never();
-        self.ping_owed = fed.is_none();
-        if fed.is_some() {
-            self.pings = number;
-        }
-        fed.unwrap_or(Ok(()))
-    }
-
-    fn catch_up_on_ping(&mut self) -> Result<(), Error> {
-        if self.ping_owed {
-            self.pulse.pinged_late(self.clock.running());
-            self.ping()?;
-        }
-        Ok(())
-    }
-
-    /// Answers those who asked up to this ping. Other frames do not answer: they may have been under way for longer, with
-    /// the end of the connection behind them.
-    fn answer_probes(&mut self, ping: u64) {
-        for (_, probe) in self.probes.extract_if(.., |(number, _)| *number <= ping) {
-            // Whoever asked may have stopped waiting.
-            let _ = probe.send(());
-        }
     }
 
     /// One frame or the end of them.
