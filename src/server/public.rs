@@ -139,8 +139,8 @@ async fn open_socket(app: Arc<App>, token: Token, request: Request) -> Response 
     };
     let largest = app.limits.connections.max_message_bytes;
     let session_app = app.clone();
-    let opened = upgrade::accept(request, READ_BUFFER_BYTES, largest, move |socket| {
-        signalling::serve(socket, session_app, address, token, permit)
+    let opened = upgrade::accept(request, READ_BUFFER_BYTES, largest, move |opening| {
+        signalling::serve(opening, session_app, address, token, permit)
     });
     opened.unwrap_or_else(|error| {
         app.metrics.refused.get_or_create(&RefusalLabel { reason: Refusal::BadUpgrade }).inc();

@@ -10,7 +10,7 @@ use super::drain::Token;
 use super::gate::Permit;
 use super::limiter::{Limiter, Verdict};
 use super::session::{Dialect, Incoming, Patience, Reaction, Rules, Session};
-use super::upgrade::Socket;
+use super::upgrade::Opening;
 use crate::engine::Engine;
 use crate::id::SocketId;
 use crate::live::outbox::Close;
@@ -25,7 +25,8 @@ const NOT_TEXT: Close = Close { code: 1007, reason: "text is not UTF-8", ending:
 const ABUSE: Close = Close { code: 1008, reason: "rate limit exceeded", ending: Ending::Abuse };
 
 /// One socket from its upgrade to its end; until then it has its place among all.
-pub async fn serve(socket: Socket, app: Arc<App>, address: IpAddr, token: Token, _permit: Permit) {
+pub async fn serve(opening: Opening, app: Arc<App>, address: IpAddr, token: Token, _permit: Permit) {
+    let Some(socket) = opening.socket().await else { return };
     let joined = app.engine.join(address);
     let counted = Counted::one(&app.metrics.connections);
     let dialect = Signalling {

@@ -9,7 +9,7 @@ use axum::extract::Request;
 use axum::http::HeaderMap;
 use axum::http::header::{CONNECTION, UPGRADE};
 use axum::response::Response;
-use hyper::upgrade::Upgraded;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
@@ -31,30 +31,44 @@ pub fn is_asked(headers: &HeaderMap) -> bool {
     names(CONNECTION, "upgrade") && names(UPGRADE, "websocket")
 }
 
-/// Answers the handshake and runs `serve` on the socket in a task of its own, which is no larger than that; a malformed
-/// handshake is told why.
+/// A socket whose handshake has been answered.
+pub struct Opening {
+    upgrading: OnUpgrade,
+    read_buffer_bytes: usize,
+    max_message_bytes: usize,
+}
+
+impl Opening {
+    /// The socket, once the answer has gone out.
+    pub async fn socket(self) -> Option<Socket> {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(self.read_buffer_bytes)
+            .write_buffer_size(WRITE_BUFFER_BYTES)
+            .max_message_size(Some(self.max_message_bytes))
+            .max_frame_size(Some(self.max_message_bytes));
+        match self.upgrading.await {
+            Ok(stream) => {
+                let socket = Stream::from_raw_socket(TokioIo::new(stream), Role::Server, Some(config));
+                Some(Box::new(socket.await))
+            }
+            Err(error) => {
+                tracing::debug!(%error, "an upgrade did not happen");
+                None
+            }
+        }
+    }
+}
+
+/// Answers the handshake and runs `serve` in a task of its own, which is no larger than that; a malformed handshake is told
+/// why.
 pub fn accept<F: Future<Output = ()> + Send + 'static>(
     mut request: Request,
     read_buffer_bytes: usize,
     max_message_bytes: usize,
-    serve: impl FnOnce(Socket) -> F + Send + 'static,
+    serve: impl FnOnce(Opening) -> F,
 ) -> Result<Response, String> {
     let response = create_response_with_body(&request, Body::empty).map_err(|error| error.to_string())?;
-    let config = WebSocketConfig::default()
-        .read_buffer_size(read_buffer_bytes)
-        .write_buffer_size(WRITE_BUFFER_BYTES)
-        .max_message_size(Some(max_message_bytes))
-        .max_frame_size(Some(max_message_bytes));
     let upgrading = hyper::upgrade::on(&mut request);
-    tokio::spawn(async move {
-        match upgrading.await {
-            Ok(stream) => {
-                let socket =
-                    WebSocketStream::from_raw_socket(TokioIo::new(stream), Role::Server, Some(config));
-                tokio::spawn(serve(Box::new(socket.await)));
-            }
-            Err(error) => tracing::debug!(%error, "an upgrade did not happen"),
-        }
-    });
+    tokio::spawn(serve(Opening { upgrading, read_buffer_bytes, max_message_bytes }));
     Ok(response)
 }
