@@ -73,7 +73,7 @@ pub const ENGINE_DRAIN: usize = 1024;
 /// Requests waiting for a flush at which they are committed while an earlier flush is still under way.
 pub const COMMIT_AT: usize = 256;
 /// Bytes of a WebSocket's read buffer: it is zero-filled before every read, so small is fast.
-pub const READ_BUFFER_BYTES: usize = 4 * KIB;
+pub const READ_BUFFER_BYTES: usize = 3 * KIB;
 /// The same of a socket of link, whose frames are larger: one read takes no more than this.
 pub const LINK_READ_BUFFER_BYTES: usize = 32 * KIB;
 /// HTTP connections that are no sockets, in all and from one address.
