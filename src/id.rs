@@ -139,13 +139,12 @@ pub fn is_short_name(text: &str) -> bool {
 /// A rendezvous point or token as memory knows it: the first 128 bits of the SHA-256 of its name. A fixed size
 /// whatever a stranger sends; the names themselves stay in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PointKey([u64; 2]);
+pub struct PointKey([u8; 16]);
 
 impl PointKey {
     pub fn of(name: &str) -> PointKey {
         let digest = Sha256::digest(name.as_bytes());
-        let half = |at: usize| digest[at..at + 8].iter().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
-        PointKey([half(0), half(8)])
+        PointKey(*digest.first_chunk().expect("a digest of 32 bytes"))
     }
 }
 

@@ -8,6 +8,7 @@ mod entries;
 mod few;
 mod filing;
 mod leaving;
+mod places;
 
 use std::collections::BTreeSet;
 
@@ -21,8 +22,9 @@ use crate::limits::{
 };
 use crate::store::{Changes, DropRef, Indexed, LeaseKey, PointRecord, RegistrationRecord};
 use crate::wire::signalling::RegisterRendezvous;
-use entries::{Entries, Half, Holdings, Registration};
+use entries::{Half, Holdings, Registration};
 use filing::Filed;
+use places::Places;
 
 /// What a newcomer finds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -62,7 +64,7 @@ pub struct Rendezvous {
     rules: RendezvousRules,
     next_sequence: u64,
     registrations: AHashMap<u64, Box<Registration>>,
-    places: AHashMap<PointKey, Entries>,
+    places: Places,
     by_peer: AHashMap<PeerId, Holdings>,
     totals: Totals,
 }
@@ -84,7 +86,7 @@ impl Rendezvous {
             rules,
             next_sequence: 1,
             registrations: AHashMap::new(),
-            places: AHashMap::new(),
+            places: Places::default(),
             by_peer: AHashMap::new(),
             totals: Totals::default(),
         }
@@ -114,7 +116,7 @@ impl Rendezvous {
         changes: &mut Changes,
     ) -> Result<Found, Refused> {
         let names = request.points.iter().map(|point| &point.name).chain(&request.tokens);
-        let keys: Box<[PointKey]> = names.map(|name| PointKey::of(name)).collect();
+        let keys: Vec<PointKey> = names.map(|name| PointKey::of(name)).collect();
         if keys.is_empty() {
             return Ok(Found::default());
         }
@@ -179,11 +181,12 @@ impl Rendezvous {
             meeting_point: name.to_owned(),
         };
         'points: for (key, point) in points.iter().zip(&request.points) {
-            for (entry, other) in self.live_entries(Half::Points, key, now) {
-                if entry.size == 0 || other.peer == request.peer_id {
+            for (entry, other) in self.others(Half::Points, key, &request.peer_id, now) {
+                let size = other.named[usize::from(entry.place)].size;
+                if size == 0 {
                     continue;
                 }
-                bytes += entry.size as usize;
+                bytes += size as usize;
                 if found.drops.len() == MAX_DROPS_PER_RESULT || bytes > MAX_DROP_BYTES_PER_RESULT {
                     found.truncated = true;
                     break 'points;
@@ -193,9 +196,8 @@ impl Rendezvous {
             }
         }
         for (key, name) in tokens.iter().zip(&request.tokens) {
-            let live = self.live_entries(Half::Tokens, key, now);
-            let others = live.filter(|(_, other)| other.peer != request.peer_id);
-            found.live.extend(others.map(|(_, other)| meeting(other, name)));
+            let others = self.others(Half::Tokens, key, &request.peer_id, now);
+            found.live.extend(others.iter().map(|(_, other)| meeting(other, name)));
         }
         found
     }
@@ -204,7 +206,7 @@ impl Rendezvous {
         &mut self,
         now: Millis,
         request: &RegisterRendezvous,
-        keys: Box<[PointKey]>,
+        keys: Vec<PointKey>,
         changes: &mut Changes,
     ) {
         let (points, tokens) = keys.split_at(request.points.len());
@@ -274,7 +276,13 @@ impl Rendezvous {
     /// Whether both would answer every request alike.
     pub fn same_as(&self, other: &Rendezvous) -> bool {
         self.registrations == other.registrations
-            && self.places == other.places
+            && self.places.len() == other.places.len()
+            && self.registrations.iter().all(|(sequence, registration)| {
+                (0..).zip(&registration.named).all(|(place, named)| {
+                    let stands = |rendezvous: &Rendezvous| rendezvous.stands(&named.key, *sequence, place);
+                    stands(self) == stands(other)
+                })
+            })
             && self.by_peer == other.by_peer
             && self.totals == other.totals
     }
@@ -282,7 +290,7 @@ impl Rendezvous {
     /// Ids with tokens that were live in this boot.
     pub fn live_ids(&self) -> impl Iterator<Item = &PeerId> {
         let live = self.registrations.values().filter(|registration| registration.boot == self.boot.number);
-        live.filter(|registration| !registration.keys(Half::Tokens).is_empty())
+        live.filter(|registration| registration.named(Half::Tokens).next().is_some())
             .map(|registration| &registration.peer)
     }
 }

@@ -5,6 +5,7 @@
 
 use super::Rendezvous;
 use super::few::Few;
+use super::places::Entry;
 use crate::clock::Millis;
 use crate::id::{PeerId, PointKey};
 use crate::store::{Amendment, Changes, Indexed, LeaseKey, Rows};
@@ -25,34 +26,27 @@ pub(super) struct Registration {
     pub(super) peer: PeerId,
     pub(super) relay_id: Box<str>,
     /// Its points, then its tokens.
-    pub(super) keys: Box<[PointKey]>,
+    pub(super) named: Box<[Named]>,
     pub(super) points_end: Millis,
     pub(super) tokens_end: Millis,
     pub(super) indexed: Indexed,
     pub(super) payload_bytes: u32,
     /// Those of its names.
     pub(super) name_bytes: u32,
-    /// How many of the keys are points.
+    /// How many of the named are points.
     pub(super) points: u16,
     /// Rows that its record takes, and whether it has an amendment beside it.
     pub(super) parts: u16,
     pub(super) amended: bool,
 }
 
-/// One peer at one point or token.
+/// One of a registration's points or tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) sequence: u64,
-    /// Payload bytes; 0 is none.
+pub(super) struct Named {
+    pub(super) key: PointKey,
+    /// Bytes of its dead drop; 0 is none.
     pub(super) size: u32,
-    /// The position in its registration.
-    pub(super) place: u16,
-    /// Whether a point or a token of that name is meant: both stand in one list.
-    pub(super) half: Half,
 }
-
-/// Oldest registration first; in either half never two of one peer.
-pub(super) type Entries = Few<Entry>;
 
 /// What one peer has: its registrations, the oldest first, and how many entries they have left, ended ones included.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -73,11 +67,18 @@ impl Holdings {
 }
 
 impl Registration {
-    pub(super) fn keys(&self, half: Half) -> &[PointKey] {
-        match half {
-            Half::Points => &self.keys[..usize::from(self.points)],
-            Half::Tokens => &self.keys[usize::from(self.points)..],
-        }
+    /// What it has of a half, ended ones included, each with its place.
+    pub(super) fn named(&self, half: Half) -> impl Iterator<Item = (u16, &PointKey)> {
+        let points = usize::from(self.points);
+        let places = match half {
+            Half::Points => 0..points,
+            Half::Tokens => points..self.named.len(),
+        };
+        places.map(|place| (place as u16, &self.named[place].key))
+    }
+
+    pub(super) fn half(&self, place: u16) -> Half {
+        if place < self.points { Half::Points } else { Half::Tokens }
     }
 
     pub(super) fn end(&self, half: Half) -> Millis {
@@ -89,9 +90,12 @@ impl Registration {
 }
 
 impl Rendezvous {
-    fn entries(&self, half: Half, key: &PointKey) -> impl Iterator<Item = Entry> {
-        let entries = self.places.get(key).into_iter().flat_map(|entries| entries.iter().copied());
-        entries.filter(move |entry| entry.half == half)
+    /// Who stands at a point or token, in no order; in either half never two of one peer.
+    fn entries(&self, half: Half, key: &PointKey) -> impl Iterator<Item = (Entry, &Registration)> {
+        let near = self.places.near(key).map(|entry| (entry, &*self.registrations[&entry.sequence]));
+        near.filter(move |(entry, registration)| {
+            registration.half(entry.place) == half && registration.named[usize::from(entry.place)].key == *key
+        })
     }
 
     pub(super) fn live_entries(
@@ -100,8 +104,21 @@ impl Rendezvous {
         key: &PointKey,
         now: Millis,
     ) -> impl Iterator<Item = (Entry, &Registration)> {
-        let all = self.entries(half, key).map(|entry| (entry, &*self.registrations[&entry.sequence]));
-        all.filter(move |(_, registration)| self.is_live(half, registration, now))
+        self.entries(half, key).filter(move |(_, registration)| self.is_live(half, registration, now))
+    }
+
+    /// The live entries of others than `peer`, the one first that was registered first.
+    pub(super) fn others(
+        &self,
+        half: Half,
+        key: &PointKey,
+        peer: &PeerId,
+        now: Millis,
+    ) -> Vec<(Entry, &Registration)> {
+        let live = self.live_entries(half, key, now);
+        let mut others: Vec<_> = live.filter(|(_, other)| other.peer != *peer).collect();
+        others.sort_unstable_by_key(|(_, other)| other.order);
+        others
     }
 
     pub(super) fn is_live(&self, half: Half, registration: &Registration, now: Millis) -> bool {
@@ -109,8 +126,8 @@ impl Rendezvous {
             && (half == Half::Points || self.boot.counts_as_live(registration.boot, now))
     }
 
-    pub(super) fn stands(&self, half: Half, key: &PointKey, sequence: u64, place: u16) -> bool {
-        self.entries(half, key).any(|entry| entry.sequence == sequence && entry.place == place)
+    pub(super) fn stands(&self, key: &PointKey, sequence: u64, place: u16) -> bool {
+        self.places.has(key, Entry { sequence, place })
     }
 
     /// How many live entries a peer keeps when `keys` are registered anew.
@@ -119,50 +136,44 @@ impl Rendezvous {
             holdings.sequences.iter().map(|sequence| (*sequence, &*self.registrations[sequence]));
         let live = registrations.filter(|(_, registration)| self.is_live(half, registration, now));
         let entries = live.flat_map(|(sequence, registration)| {
-            let places = registration.keys(half).iter().enumerate();
-            places.map(move |(place, key)| (sequence, place as u16, key))
+            registration.named(half).map(move |(place, key)| (sequence, place, key))
         });
         let stays = |(sequence, place, key): &(u64, u16, &PointKey)| {
-            !keys.contains(key) && self.stands(half, key, *sequence, *place)
+            !keys.contains(key) && self.stands(key, *sequence, *place)
         };
         entries.filter(stays).count()
     }
 
     /// Takes a peer's own entry away from a point; tells the registration that lost it.
     pub(super) fn replace_own(&mut self, half: Half, key: &PointKey, peer: &PeerId) -> Option<u64> {
-        let registrations = &self.registrations;
-        let is_own = |entry: &Entry| registrations[&entry.sequence].peer == *peer;
-        let own = self.entries(half, key).find(is_own)?.sequence;
-        self.take_away(half, key, own);
-        Some(own)
+        let own = self.entries(half, key).find(|(_, registration)| registration.peer == *peer);
+        let (entry, _) = own?;
+        self.take_away(half, key, entry);
+        Some(entry.sequence)
     }
 
-    fn take_away(&mut self, half: Half, key: &PointKey, sequence: u64) -> bool {
-        let Some(entries) = self.places.get_mut(key) else { return false };
-        let before = entries.len();
-        entries.retain(|entry| entry.half != half || entry.sequence != sequence);
-        let taken = before - entries.len();
-        if entries.is_empty() {
-            self.places.remove(key);
+    fn take_away(&mut self, half: Half, key: &PointKey, entry: Entry) -> bool {
+        if !self.places.take(key, entry) {
+            return false;
         }
-        let holdings = self.by_peer.get_mut(&self.registrations[&sequence].peer);
+        let holdings = self.by_peer.get_mut(&self.registrations[&entry.sequence].peer);
         let (total, own) = match half {
             Half::Points => (&mut self.totals.points, holdings.map(|holdings| &mut holdings.points)),
             Half::Tokens => (&mut self.totals.tokens, holdings.map(|holdings| &mut holdings.tokens)),
         };
-        *total -= taken;
+        *total -= 1;
         if let Some(own) = own {
-            *own -= taken as u32;
+            *own -= 1;
         }
-        taken > 0
+        true
     }
 
     /// Takes one half of a registration away; tells whether there was any of it.
     pub(super) fn clear(&mut self, sequence: u64, half: Half) -> bool {
-        let keys = self.registrations[&sequence].keys(half).to_vec();
+        let named = self.registrations[&sequence].named(half);
         let mut any = false;
-        for key in keys {
-            any |= self.take_away(half, &key, sequence);
+        for (place, key) in named.map(|(place, key)| (place, *key)).collect::<Vec<_>>() {
+            any |= self.take_away(half, &key, Entry { sequence, place });
         }
         any
     }
@@ -170,23 +181,12 @@ impl Rendezvous {
     /// When a registration next loses something of its own accord; `None` where it has nothing left.
     pub(super) fn next_end(&self, sequence: u64) -> Option<Millis> {
         let registration = &self.registrations[&sequence];
-        let halves = [Half::Points, Half::Tokens].into_iter();
         let has = |half: &Half| {
-            let keys = registration.keys(*half).iter().enumerate();
-            keys.into_iter().any(|(place, key)| self.stands(*half, key, sequence, place as u16))
+            let mut named = registration.named(*half);
+            named.any(|(place, key)| self.stands(key, sequence, place))
         };
-        halves.filter(has).map(|half| registration.end(half)).min()
-    }
-
-    /// Puts an entry at a point, behind those that were registered before it.
-    pub(super) fn put(&mut self, key: PointKey, entry: Entry, order: u64) {
-        let registrations = &self.registrations;
-        let entries = self.places.entry(key).or_default();
-        let later = entries.iter().rev().take_while(|other| {
-            other.sequence != entry.sequence && registrations[&other.sequence].order > order
-        });
-        let at = entries.len() - later.count();
-        entries.insert(at, entry);
+        let halves = [Half::Points, Half::Tokens].into_iter().filter(has);
+        halves.map(|half| registration.end(half)).min()
     }
 
     /// A registration has lost entries: writes that, or removes it when nothing is left.
@@ -201,9 +201,9 @@ impl Rendezvous {
     pub(super) fn amend(&mut self, sequence: u64, indexed: Indexed, changes: &mut Changes) {
         let registration = &self.registrations[&sequence];
         let gone = |half: Half| {
-            let places = registration.keys(half).iter().enumerate().map(|(place, key)| (place as u16, key));
-            let lost = places.filter(|(place, key)| !self.stands(half, key, sequence, *place));
-            lost.map(|(place, _)| place).collect()
+            let named = registration.named(half).zip(0..);
+            let lost = named.filter(|((place, key), _)| !self.stands(key, sequence, *place));
+            lost.map(|(_, position)| position).collect()
         };
         let amendment = Amendment { points_gone: gone(Half::Points), tokens_gone: gone(Half::Tokens) };
         let key = LeaseKey::registration(sequence);

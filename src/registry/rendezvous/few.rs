@@ -81,10 +81,4 @@ mod tests {
         few.retain(|_| false);
         assert!(few.is_empty());
     }
-
-    #[test]
-    fn an_entry_and_the_list_of_it_take_16_bytes() {
-        assert_eq!(size_of::<super::super::entries::Entry>(), 16);
-        assert_eq!(size_of::<super::super::entries::Entries>(), 16);
-    }
 }

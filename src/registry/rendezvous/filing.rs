@@ -2,7 +2,8 @@
 //!
 //! Owns what memory notes of a registration. Must not know the rules that admit it.
 
-use super::entries::{Entry, Half, Registration};
+use super::entries::{Half, Named, Registration};
+use super::places::Entry;
 use super::{PeerId, PointKey, Rendezvous};
 use crate::store::{Amendment, Indexed, RegistrationRecord};
 
@@ -14,10 +15,10 @@ pub(super) struct Filed<'a> {
 }
 
 impl Filed<'_> {
-    fn has_lost(&self, half: Half, place: u16) -> bool {
+    fn has_lost(&self, half: Half, position: u16) -> bool {
         self.amendment.is_some_and(|lost| match half {
-            Half::Points => lost.points_gone.contains(&place),
-            Half::Tokens => lost.tokens_gone.contains(&place),
+            Half::Points => lost.points_gone.contains(&position),
+            Half::Tokens => lost.tokens_gone.contains(&position),
         })
     }
 }
@@ -42,25 +43,29 @@ impl Rendezvous {
         sequence: u64,
         record: &RegistrationRecord<'_>,
         filed: Filed<'_>,
-        keys: Box<[PointKey]>,
+        keys: Vec<PointKey>,
     ) {
         let Some(peer) = PeerId::parse(&record.peer) else { return };
         // One copy of the id for all that a peer has.
         let peer = self.by_peer.get_key_value(&peer).map_or(peer, |(known, _)| known.clone());
-        let (points, tokens) = keys.split_at(record.points.len());
+        let points = record.points.len();
+        let sizes = record.points.iter().map(|point| {
+            let payload = point.payload.and_then(|at| record.payloads.get(usize::from(at)));
+            payload.map_or(0, |payload| payload.len() as u32)
+        });
+        let sizes = sizes.chain(std::iter::repeat(0));
+        let named: Box<[Named]> =
+            keys.into_iter().zip(sizes).map(|(key, size)| Named { key, size }).collect();
         let (mut points_left, mut tokens_left) = (0, 0);
-        for ((place, key), point) in (0..).zip(points).zip(&record.points) {
-            if !filed.has_lost(Half::Points, place) {
-                let payload = point.payload.and_then(|at| record.payloads.get(usize::from(at)));
-                let size = payload.map_or(0, |payload| payload.len() as u32);
-                self.put(*key, Entry { sequence, size, place, half: Half::Points }, record.order);
-                points_left += 1;
-            }
-        }
-        for (place, key) in (0..).zip(tokens) {
-            if !filed.has_lost(Half::Tokens, place) {
-                self.put(*key, Entry { sequence, size: 0, place, half: Half::Tokens }, record.order);
-                tokens_left += 1;
+        for (named, place) in named.iter().zip(0_u16..) {
+            let at = usize::from(place);
+            let (half, position, left) = match at.checked_sub(points) {
+                None => (Half::Points, at, &mut points_left),
+                Some(position) => (Half::Tokens, position, &mut tokens_left),
+            };
+            if !filed.has_lost(half, position as u16) {
+                self.places.put(&named.key, Entry { sequence, place });
+                *left += 1;
             }
         }
         self.totals.points += points_left as usize;
@@ -81,8 +86,8 @@ impl Rendezvous {
             boot: record.boot,
             peer,
             relay_id: record.relay_id.as_ref().into(),
-            points: points.len() as u16,
-            keys,
+            points: points as u16,
+            named,
             points_end: record.points_end,
             tokens_end: record.tokens_end,
             indexed: filed.indexed,
