@@ -51,6 +51,18 @@ struct Arguments {
     /// Rows per registration: 1 where each replaces a former one, as in the bench; 2 where none does.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     rows: u8,
+    /// Replace those that stand in scattered order instead of one after the other.
+    #[arg(long)]
+    scattered: bool,
+    /// MiB of sled's page cache, as it is asked for.
+    #[arg(long, default_value_t = STORE_CACHE_BYTES >> 20)]
+    cache: u64,
+    /// KiB of a segment of its file: a power of two.
+    #[arg(long, default_value_t = 512)]
+    segment: usize,
+    /// sled's mode that is for throughput, at the cost of space.
+    #[arg(long)]
+    high_throughput: bool,
     /// Points of a registration.
     #[arg(long, default_value_t = 3)]
     points: usize,
@@ -113,9 +125,11 @@ struct Trees {
 }
 
 impl Trees {
-    /// sled, set up as the store does it.
-    fn open(path: &Path) -> Trees {
-        let config = sled::Config::new().path(path).cache_capacity(STORE_CACHE_BYTES).flush_every_ms(None);
+    /// sled, set up as the store does it where the arguments do not say otherwise.
+    fn open(arguments: &Arguments, path: &Path) -> Trees {
+        let mode = if arguments.high_throughput { sled::Mode::HighThroughput } else { sled::Mode::LowSpace };
+        let config = sled::Config::new().path(path).cache_capacity(arguments.cache << 20);
+        let config = config.segment_size(arguments.segment << 10).mode(mode).flush_every_ms(None);
         let db = config.open().expect("sled opens");
         let tree = |name| db.open_tree(name).expect("a tree");
         Trees { record: tree("lease.registration"), index: tree("index.expiry"), db }
@@ -133,18 +147,34 @@ impl Trees {
 
 /// Builds the rows of registrations.
 struct Rows {
-    /// The records of those that stand, byte for byte as the store has them but for their times and order.
+    /// Records of those that stand, byte for byte as the store has them but for their times and order.
     records: Vec<Vec<u8>>,
+    standing: u64,
     made: u64,
     replacing: bool,
+    scattered: bool,
 }
+
+/// More different ones than that are not made.
+const RECORDS: usize = 4096;
+/// Coprime to what stands, so that each comes up in turn.
+const SCATTER: u64 = 2_654_435_761;
+/// Rows of one transaction while the store is filled.
+const FILLED_AT_ONCE: usize = 1024;
 
 impl Rows {
     fn new(arguments: &Arguments) -> Rows {
         // An order of as many bytes as it has in the bench.
         let order = 1 << 20;
-        let records = (0..arguments.live).map(|number| record(&request(arguments, number), BEGINNING, order));
-        Rows { records: records.collect(), made: 0, replacing: arguments.rows == 1 }
+        let records = 0..arguments.live.min(RECORDS);
+        let records = records.map(|number| record(&request(arguments, number), BEGINNING, order));
+        Rows {
+            records: records.collect(),
+            standing: arguments.live as u64,
+            made: 0,
+            replacing: arguments.rows == 1,
+            scattered: arguments.scattered,
+        }
     }
 
     /// Those of so many registrations at `now`.
@@ -152,10 +182,10 @@ impl Rows {
         let (mut record, mut index) = (Batch::default(), Batch::default());
         let end = first_end(now);
         for _ in 0..count {
-            let standing = self.records.len() as u64;
-            let overwrites = self.replacing && self.made >= standing;
-            let key = if self.replacing { self.made % standing } else { self.made } + 1;
-            let value = &self.records[(self.made % standing) as usize];
+            let overwrites = self.replacing && self.made >= self.standing;
+            let scatter = if overwrites && self.scattered { SCATTER } else { 1 };
+            let key = if overwrites { self.made * scatter % self.standing } else { self.made } + 1;
+            let value = &self.records[(self.made % self.records.len() as u64) as usize];
             record.insert(&key.to_be_bytes(), value.clone());
             if !overwrites {
                 index.insert(index_key(key, end), IVec::default());
@@ -231,7 +261,8 @@ fn prove_rows(arguments: &Arguments, path: &Path) {
         store.commit(&changes).expect("the disk takes it");
     }
     drop((changes, store));
-    let trees = Trees::open(path);
+    let as_the_store = Arguments { segment: 512, ..arguments.clone() };
+    let trees = Trees::open(&as_the_store, path);
     let rows = |tree: &Tree| -> Vec<(IVec, IVec)> { tree.iter().map(|row| row.expect("a row")).collect() };
     // The second one has overwritten the first.
     let (sequence, order) = (1, 2);
@@ -262,7 +293,7 @@ impl Done {
 }
 
 fn measure(arguments: &Arguments, path: &Path) -> Report {
-    let trees = Trees::open(path);
+    let trees = Trees::open(arguments, path);
     let log = File::open(path.join("db")).expect("sled's file");
     let flush = || {
         trees.db.flush().expect("the disk takes it");
@@ -271,8 +302,10 @@ fn measure(arguments: &Arguments, path: &Path) -> Report {
     let clock = Clock::system();
     let mut rows = Rows::new(arguments);
     let record_bytes = rows.records[0].len();
-    let (record, index) = rows.of(arguments.live, clock.now());
-    trees.commit(&record, &index);
+    for first in (0..arguments.live).step_by(FILLED_AT_ONCE) {
+        let (record, index) = rows.of(FILLED_AT_ONCE.min(arguments.live - first), clock.now());
+        trees.commit(&record, &index);
+    }
     flush();
 
     let done = Done::default();
@@ -298,6 +331,8 @@ fn measure(arguments: &Arguments, path: &Path) -> Report {
             transactions_per_second: transactions / took.as_secs_f64(),
             flushes_per_second: flushes / took.as_secs_f64(),
             registrations_per_flush: registrations / flushes,
+            resident_bytes: process::resident_bytes(std::process::id()).expect("Linux"),
+            bytes_on_disk: log.metadata().expect("sled's file").len(),
         }
     })
 }
@@ -353,6 +388,8 @@ struct Report {
     transactions_per_second: f64,
     flushes_per_second: f64,
     registrations_per_flush: f64,
+    resident_bytes: u64,
+    bytes_on_disk: u64,
 }
 
 impl Report {
@@ -371,6 +408,8 @@ impl Report {
             ("transactions/s", format!("{:.0}", self.transactions_per_second)),
             ("flushes/s", format!("{:.0}", self.flushes_per_second)),
             ("registrations per flush", format!("{:.1}", self.registrations_per_flush)),
+            ("resident", format!("{} MiB", self.resident_bytes >> 20)),
+            ("on disk", format!("{} MiB", self.bytes_on_disk >> 20)),
         ] {
             table.add_row([name.to_owned(), value]);
         }

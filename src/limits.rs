@@ -105,7 +105,7 @@ pub const REQUEST_HEAD_BYTES: usize = 16 * KIB;
 /// Bytes that a socket collects before it writes without being flushed; above what a session leaves unflushed.
 pub const WRITE_BUFFER_BYTES: usize = 128 * KIB;
 /// Bytes of the store's page cache as it is asked for; the store takes 3 to 5 times that.
-pub const STORE_CACHE_BYTES: u64 = 64 * MIB as u64;
+pub const STORE_CACHE_BYTES: u64 = 16 * MIB as u64;
 
 section! {
     /// Ceilings of sockets and their messages.
