@@ -1,5 +1,5 @@
 //! What a sweep costs those who are being served meanwhile: the latency of rendezvous registrations over WebSocket
-//! while a crowd of registrations ends, and just before and after that.
+//! while a crowd of registrations ends, just before and after that, and before the crowd is there.
 //!
 //! Owns a daemon in this process whose wall clock it steps, and the clients that load it; latencies are real time. Run
 //! it with `cargo bench --bench sweep`; `-- --help` tells the options. The store is made in the temporary directory
@@ -38,6 +38,8 @@ const BEGINNING: u64 = 1_800_000_000_000;
 const RING: usize = 40;
 /// Registrations of the crowd under way at once.
 const CROWD_IN_FLIGHT: usize = 2048;
+/// Load before anything is measured.
+const SETTLING: Duration = Duration::from_secs(2);
 /// How often the daemon is asked whether its sweep is over.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -47,13 +49,16 @@ struct Arguments {
     /// Registrations that end in one sweep.
     #[arg(long, default_value_t = 100_000)]
     crowd: usize,
+    /// Points of each.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=50))]
+    points: u8,
     /// Sweeps, pooled.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Clients, each with one request under way.
     #[arg(long, default_value_t = 64)]
     sockets: usize,
-    /// Seconds measured before each sweep, and after it.
+    /// Seconds measured before the crowd is there, before each sweep, and after it.
     #[arg(long, default_value_t = 3)]
     seconds: u64,
     /// The setting sweep.max_batch.
@@ -74,17 +79,22 @@ struct Arguments {
 #[repr(u8)]
 enum Phase {
     Idle,
+    Empty,
     Before,
     During,
     After,
     Over,
 }
 
-const MEASURED: [(Phase, &str); 3] =
-    [(Phase::Before, "before"), (Phase::During, "during"), (Phase::After, "after")];
+const MEASURED: [(Phase, &str); 4] = [
+    (Phase::Empty, "no crowd"),
+    (Phase::Before, "before"),
+    (Phase::During, "during"),
+    (Phase::After, "after"),
+];
 
 /// Microseconds from a request to its answer, by the position of the phase in `MEASURED`.
-type Latencies = [Histogram<u64>; 3];
+type Latencies = [Histogram<u64>; 4];
 
 struct Bench {
     arguments: Arguments,
@@ -108,7 +118,7 @@ async fn main() {
         clients.spawn(register_on_and_on(client, number, bench.phase.clone(), bench.real.clone()));
     }
     let mut sweeps = Vec::new();
-    let mut seconds = [0.0; 3];
+    let mut seconds = [0.0; 4];
     for round in 0..bench.arguments.rounds {
         sweeps.push(bench.round(round, &mut seconds).await);
     }
@@ -158,11 +168,15 @@ impl Bench {
 
     /// The crowd's points have 48 hours. After 47 of them the clients have registered all of theirs again, so that 2
     /// hours later it is the crowd that ends, and nothing else.
-    async fn round(&self, round: usize, seconds: &mut [f64; 3]) -> Sweep {
+    async fn round(&self, round: usize, seconds: &mut [f64; 4]) -> Sweep {
         let calm = Duration::from_secs(self.arguments.seconds);
-        register_crowd(self.daemon.engine(), self.arguments.crowd, round).await;
+        self.real.sleep(SETTLING).await;
+        self.enter(Phase::Empty);
+        self.real.sleep(calm).await;
+        self.enter(Phase::Idle);
+        register_crowd(self.daemon.engine(), &self.arguments, round).await;
         self.clock.step_wall(47 * HOUR);
-        self.real.sleep(Duration::from_secs(2)).await;
+        self.real.sleep(SETTLING).await;
 
         self.enter(Phase::Before);
         self.real.sleep(calm).await;
@@ -177,7 +191,9 @@ impl Bench {
         self.enter(Phase::After);
         self.real.sleep(calm).await;
         self.enter(Phase::Idle);
-        for (sum, one) in seconds.iter_mut().zip([calm.as_secs_f64(), took, calm.as_secs_f64()]) {
+        for (sum, one) in
+            seconds.iter_mut().zip([calm.as_secs_f64(), calm.as_secs_f64(), took, calm.as_secs_f64()])
+        {
             *sum += one;
         }
         Sweep { seconds: took, batches: self.batches().await - batches }
@@ -195,17 +211,19 @@ impl Bench {
     }
 }
 
-/// Registrations of one point each, 100 to a peer, past the sockets.
-async fn register_crowd(engine: &Engine, crowd: usize, round: usize) {
-    let names = names(1000 + round as u64, crowd);
+/// Registrations, 100 to a peer, past the sockets.
+async fn register_crowd(engine: &Engine, arguments: &Arguments, round: usize) {
+    let (crowd, points) = (arguments.crowd, usize::from(arguments.points));
+    let names = names(1000 + round as u64, crowd * points);
     let peers: Vec<_> =
         (0..crowd.div_ceil(100)).map(|_| engine.join(IpAddr::from(Ipv4Addr::LOCALHOST))).collect();
-    let requests = names.into_iter().enumerate().map(|(number, name)| {
+    let requests = names.chunks(points).enumerate().map(|(number, names)| {
+        let point = |name: &String| Point { name: name.clone(), payload: None };
         let peer = number / 100;
         let request = RegisterRendezvous {
             peer_id: PeerId::parse(&format!("crowd-{round}-{peer}")).expect("a peer id"),
             relay_id: String::new(),
-            points: vec![Point { name, payload: None }],
+            points: names.iter().map(point).collect(),
             tokens: Vec::new(),
             payloads: Vec::new(),
             resume_token: None,
@@ -280,27 +298,35 @@ struct Report<'a> {
     settings: &'a Arguments,
     answers: Vec<Row>,
     sweeps: &'a [Sweep],
+    /// Answers a second with the crowd stored against those without.
+    stored_ratio: f64,
     /// During the sweeps against before and after together.
     p99_ratio: f64,
 }
 
-fn report(arguments: &Arguments, latencies: &Latencies, seconds: [f64; 3], sweeps: &[Sweep]) {
-    let rows = MEASURED.iter().zip(latencies).zip(seconds).map(|(((_, phase), latency), seconds)| Row {
-        phase,
-        answers: latency.len(),
-        per_second: latency.len() as f64 / seconds,
-        p50_us: latency.value_at_quantile(0.5),
-        p99_us: latency.value_at_quantile(0.99),
-        max_us: latency.max(),
-    });
-    let [before, during, after] = latencies;
+fn report(arguments: &Arguments, latencies: &Latencies, seconds: [f64; 4], sweeps: &[Sweep]) {
+    let rows: Vec<Row> = MEASURED
+        .iter()
+        .zip(latencies)
+        .zip(seconds)
+        .map(|(((_, phase), latency), seconds)| Row {
+            phase,
+            answers: latency.len(),
+            per_second: latency.len() as f64 / seconds,
+            p50_us: latency.value_at_quantile(0.5),
+            p99_us: latency.value_at_quantile(0.99),
+            max_us: latency.max(),
+        })
+        .collect();
+    let [_, before, during, after] = latencies;
     let mut without = before.clone();
     without.add(after).expect("histograms of one kind");
     let p99 = |latency: &Histogram<u64>| latency.value_at_quantile(0.99) as f64;
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
         settings: arguments,
-        answers: rows.collect(),
+        stored_ratio: rows[1].per_second / rows[0].per_second,
+        answers: rows,
         sweeps,
         p99_ratio: p99(during) / p99(&without),
     };
@@ -309,8 +335,8 @@ fn report(arguments: &Arguments, latencies: &Latencies, seconds: [f64; 3], sweep
         return;
     }
     println!(
-        "{} sweeps of {} registrations, max_batch {}; {} sockets; times in microseconds\n",
-        arguments.rounds, arguments.crowd, arguments.max_batch, arguments.sockets
+        "{} sweeps of {} registrations of {} points, max_batch {}; {} sockets; times in microseconds\n",
+        arguments.rounds, arguments.crowd, arguments.points, arguments.max_batch, arguments.sockets
     );
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -326,5 +352,6 @@ fn report(arguments: &Arguments, latencies: &Latencies, seconds: [f64; 3], sweep
     for sweep in sweeps {
         println!("swept in {:.2} s, {} batches", sweep.seconds, sweep.batches);
     }
+    println!("answers/s with the crowd stored against without: {:.2} times", report.stored_ratio);
     println!("p99 during a sweep against without: {:.2} times", report.p99_ratio);
 }

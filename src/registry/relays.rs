@@ -3,9 +3,10 @@
 //! Owns who is a relay, its load, and a sample of the available ones at a cost that does not grow with their number.
 //! Must not know sockets, clocks or sled, nor who may speak for an id.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use ahash::AHashMap;
 use rand::Rng;
 use rand::seq::index;
 
@@ -64,26 +65,30 @@ impl Relay {
     }
 }
 
-/// Ids in no particular order, with each one's position: drawing at random, adding and removing cost O(1).
+/// Offers in no particular order, with each one's position: drawing at random, adding and removing cost O(1). They lie
+/// here as they are told, since whatever else is looked up of a relay drawn from very many is not in any cache.
 #[derive(Default)]
 struct Pool {
-    ids: Vec<PeerId>,
-    positions: HashMap<PeerId, usize>,
+    offers: Vec<Offer>,
+    positions: AHashMap<PeerId, usize>,
 }
 
 impl Pool {
-    fn add(&mut self, id: &PeerId) {
-        if !self.positions.contains_key(id) {
-            self.positions.insert(id.clone(), self.ids.len());
-            self.ids.push(id.clone());
+    fn put(&mut self, offer: Offer) {
+        match self.positions.get(&offer.id) {
+            Some(position) => self.offers[*position] = offer,
+            None => {
+                self.positions.insert(offer.id.clone(), self.offers.len());
+                self.offers.push(offer);
+            }
         }
     }
 
     fn remove(&mut self, id: &PeerId) {
         if let Some(position) = self.positions.remove(id) {
-            self.ids.swap_remove(position);
-            if let Some(moved) = self.ids.get(position) {
-                self.positions.insert(moved.clone(), position);
+            self.offers.swap_remove(position);
+            if let Some(moved) = self.offers.get(position) {
+                self.positions.insert(moved.id.clone(), position);
             }
         }
     }
@@ -91,7 +96,7 @@ impl Pool {
 
 pub struct Relays {
     boot: Boot,
-    relays: HashMap<PeerId, Relay>,
+    relays: AHashMap<PeerId, Relay>,
     /// Available relays whose holder lives.
     live: Pool,
     /// Available relays of an earlier boot: offered within the restart grace.
@@ -103,7 +108,7 @@ pub struct Relays {
 impl Relays {
     pub fn new(boot: Boot) -> Relays {
         let (live, kept) = (Pool::default(), Pool::default());
-        Relays { boot, relays: HashMap::new(), live, kept, unwritten: BTreeSet::new() }
+        Relays { boot, relays: AHashMap::new(), live, kept, unwritten: BTreeSet::new() }
     }
 
     pub fn begin(&mut self, boot: Boot) {
@@ -180,19 +185,14 @@ impl Relays {
         count: usize,
         rng: &mut impl Rng,
     ) -> Vec<Offer> {
-        let kept = if now < self.boot.grace_end { self.kept.ids.as_slice() } else { &[] };
-        let live = self.live.ids.as_slice();
+        let kept = if now < self.boot.grace_end { self.kept.offers.as_slice() } else { &[] };
+        let live = self.live.offers.as_slice();
         let all = live.len() + kept.len();
         // One more than asked, so that leaving one out costs no second draw.
         let drawn = index::sample(rng, all, all.min(count + 1));
-        let ids = drawn.into_iter().map(|at| live.get(at).unwrap_or_else(|| &kept[at - live.len()]));
-        let others = ids.filter(|id| Some(id.as_str()) != left_out);
-        others.take(count).map(|id| self.offer(id)).collect()
-    }
-
-    fn offer(&self, id: &PeerId) -> Offer {
-        let relay = &self.relays[id];
-        Offer { id: id.clone(), public_key: relay.public_key.clone(), capacity: relay.capacity() }
+        let offers = drawn.into_iter().map(|at| live.get(at).unwrap_or_else(|| &kept[at - live.len()]));
+        let others = offers.filter(|offer| Some(offer.id.as_str()) != left_out);
+        others.take(count).cloned().collect()
     }
 
     pub fn leave(&mut self, id: &PeerId, changes: &mut Changes) {
@@ -273,8 +273,10 @@ impl Relays {
         let available = relay.capacity() < 0.5;
         let live = relay.boot == self.boot.number;
         let kept = !live && relay.boot >= self.boot.live_since;
+        let offer =
+            Offer { id: id.clone(), public_key: relay.public_key.clone(), capacity: relay.capacity() };
         for (pool, belongs) in [(&mut self.live, available && live), (&mut self.kept, available && kept)] {
-            if belongs { pool.add(id) } else { pool.remove(id) }
+            if belongs { pool.put(offer.clone()) } else { pool.remove(id) }
         }
     }
 }
