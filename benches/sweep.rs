@@ -215,11 +215,14 @@ impl Bench {
 async fn register_crowd(engine: &Engine, arguments: &Arguments, round: usize) {
     let (crowd, points) = (arguments.crowd, usize::from(arguments.points));
     let names = names(1000 + round as u64, crowd * points);
-    let peers: Vec<_> =
-        (0..crowd.div_ceil(100)).map(|_| engine.join(IpAddr::from(Ipv4Addr::LOCALHOST))).collect();
+    // They join one by one: all at once they would fill the engine's queue.
+    let mut peers = Vec::new();
     let requests = names.chunks(points).enumerate().map(|(number, names)| {
         let point = |name: &String| Point { name: name.clone(), payload: None };
         let peer = number / 100;
+        if number % 100 == 0 {
+            peers.push(engine.join(IpAddr::from(Ipv4Addr::LOCALHOST)));
+        }
         let request = RegisterRendezvous {
             peer_id: PeerId::parse(&format!("crowd-{round}-{peer}")).expect("a peer id"),
             relay_id: String::new(),

@@ -160,6 +160,8 @@ type Work = Box<dyn FnOnce(Result<&mut Turn<'_>, Unavailable>) -> Answer + Send>
 struct Job {
     promise: Promise,
     work: Work,
+    /// Whether it counts for the queue's bound.
+    bounded: bool,
 }
 
 enum Command {
@@ -178,6 +180,15 @@ impl Shared {
         promise: Promise,
         request: impl FnOnce(&mut Turn<'_>) -> A + Send + 'static,
     ) -> oneshot::Receiver<Result<A, Unavailable>> {
+        self.enqueue(promise, request, false)
+    }
+
+    fn enqueue<A: Send + 'static>(
+        &self,
+        promise: Promise,
+        request: impl FnOnce(&mut Turn<'_>) -> A + Send + 'static,
+        bounded: bool,
+    ) -> oneshot::Receiver<Result<A, Unavailable>> {
         let (answer, receiver) = oneshot::channel();
         let work: Work = Box::new(move |turn| match turn {
             Ok(turn) => {
@@ -187,9 +198,9 @@ impl Shared {
             }
             Err(why) => Box::new(move |_| drop(answer.send(Err(why)))),
         });
-        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.waiting.fetch_add(usize::from(bounded), Ordering::Relaxed);
         // Without a writer the work is dropped, and with it the sender: the receiver fails.
-        let _ = self.commands.send(Command::Run(Job { promise, work }));
+        let _ = self.commands.send(Command::Run(Job { promise, work, bounded }));
         receiver
     }
 }
@@ -275,7 +286,7 @@ impl Engine {
             self.0.metrics.overloaded.inc();
             return Err(Unavailable::Overloaded);
         }
-        self.0.submit(promise, request).await.unwrap_or(Err(Unavailable::Stopped))
+        self.0.enqueue(promise, request, true).await.unwrap_or(Err(Unavailable::Stopped))
     }
 
     /// Runs a request that writes no rows and tells nobody else: where the asker is and at once, unless the writer is taking

@@ -149,7 +149,8 @@ impl Writer {
             return answers;
         }
         let metrics = &self.shared.metrics;
-        self.shared.waiting.fetch_sub(jobs.len(), Ordering::Relaxed);
+        let bounded = jobs.iter().filter(|job| job.bounded).count();
+        self.shared.waiting.fetch_sub(bounded, Ordering::Relaxed);
         metrics.requests.inc_by(jobs.len() as u64);
         metrics.drains.inc();
         let (now, running) = (self.shared.clock.now(), self.shared.clock.running());
