@@ -104,7 +104,8 @@ async fn list_peers(
     Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
 }
 
-fn page(query: &PeerQuery) -> Result<PeerPage, Problem> {
+/// What the query of `GET /peers` asks for (bootstrap, Peers).
+pub fn page(query: &PeerQuery) -> Result<PeerPage, Problem> {
     // A form sends what is left open as empty.
     let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     let limit = given(&query.limit).map(|text| {
