@@ -97,7 +97,8 @@ fn as_told(it: &Register, decode: impl Fn(&[u8]) -> Result<Register, Problem>) {
 
 fn exactly(json: &Json) -> Option<Value> {
     let value: Value = serde_json::from_str(json.text()).expect("what is kept is JSON");
-    (value.to_string() == json.text()).then_some(value)
+    let printed = value.to_string();
+    (printed == json.text()).then_some(value)
 }
 
 /// What stands behind the question mark of `GET /peers`.

@@ -22,8 +22,11 @@ pub use signalling::signalling;
 pub use store::{keys, rows};
 pub use surroundings::{ids, proxies, settings};
 
+/// What a target makes of some bytes.
+type Body = fn(&[u8]);
+
 /// Every target by its name, which is also that of its corpus.
-pub const ALL: [(&str, fn(&[u8])); 10] = [
+pub const ALL: [(&str, Body); 10] = [
     ("bootstrap", bootstrap),
     ("directory", directory),
     ("ids", ids),
