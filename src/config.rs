@@ -248,7 +248,8 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { origin, key, message } = self;
         let colon = if key.is_empty() { "" } else { ": " };
-        write!(f, "{origin}: {key}{colon}{message}")
+        // TOML has keys of several lines.
+        write!(f, "{origin}: {}{colon}{message}", key.escape_debug())
     }
 }
 

@@ -237,6 +237,13 @@ fn every_fault_is_told_at_once_with_its_source() {
 }
 
 #[test]
+fn a_key_of_several_lines_is_told_in_one() {
+    let told = from_file("[server]\n\"a\\nb\" = 1\n").unwrap_err();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].starts_with("waypost.toml: server.a\\nb: unknown key"), "{told:?}");
+}
+
+#[test]
 fn keys_that_contradict_each_other_are_told_with_both_sources() {
     let file = settings_file("liveness.ping_interval = \"2m\"\nlimits.max_message_bytes = 4096");
     let sources = Sources::default()

@@ -242,6 +242,39 @@ fn the_number_of_a_row_that_does_not_decode_is_never_given_again() {
     assert_eq!(store.fold(|_| {}).unwrap().undecodable.len(), 2);
 }
 
+/// Memory has 48 bits for a registration's number: one that did not fit was entered and then looked for in vain, a panic of
+/// the writer at each start. And behind the highest possible one there is none to give.
+#[test]
+fn a_number_that_damage_has_made_too_large_is_undecodable_and_numbers_go_on() {
+    let place = store_with_leases();
+    tamper(&place.path(), |db| {
+        let registrations = db.open_tree(REGISTRATIONS).unwrap();
+        let second = registrations.get(2_u64.to_be_bytes()).unwrap().unwrap();
+        for too_large in [1 << 47, 1 << 48, u64::MAX] {
+            registrations.insert(too_large.to_be_bytes(), second.clone()).unwrap();
+        }
+        // The order stands last in a record, as a varint: in one byte, or behind 253 in eight.
+        let order = [&second[..second.len() - 1], &[253], &u64::MAX.to_le_bytes()].concat();
+        registrations.insert(3_u64.to_be_bytes(), order).unwrap();
+        let generation = [&[1][..], &[0; 8], &[253], &u64::MAX.to_le_bytes(), &[0]].concat();
+        db.open_tree("lease.claim").unwrap().insert("home", generation).unwrap();
+    });
+    let store = place.open();
+    let boot = waypost::registry::Boot { number: store.boot(), live_since: 0, grace_end: 0 };
+    let mut registries = waypost::registry::Registries::new(boot, &waypost::limits::Limits::default());
+    let folded = store.fold(|row| registries.load(row)).unwrap();
+    assert_eq!(folded.undecodable.len(), 5, "{:?}", folded.undecodable);
+    registries.rendezvous.continue_after(folded.last_sequence);
+    let mut changes = Changes::default();
+    registries.rendezvous.register(START, &from("eve").point("p"), &mut changes).unwrap();
+    assert_eq!(registries.rendezvous.last_sequence(), 4);
+    let home = waypost::id::LinkId::parse("office").unwrap();
+    let claimed = registries.claims.claim(START, &home, None, &mut changes).unwrap();
+    assert_eq!(claimed.generation.0, 1);
+    store.commit(&changes).unwrap();
+    assert_eq!(store.fold(|_| {}).unwrap().undecodable.len(), 5);
+}
+
 #[test]
 fn malformed_index_rows_hide_nothing_that_is_due() {
     let place = store_with_leases();

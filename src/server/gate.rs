@@ -95,8 +95,11 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> I
         return peer;
     }
     let lines = |name: &str| -> Vec<String> {
-        let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|line| line.split(',')).map(|entry| entry.trim().to_owned()).collect()
+        // A line that is no text counts, too: what a proxy has put behind it is true.
+        let lines = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+        lines
+            .flat_map(|line| line.split(',').map(|entry| entry.trim().to_owned()).collect::<Vec<_>>())
+            .collect()
     };
     let mut entries = lines("x-forwarded-for");
     if entries.is_empty() {
@@ -178,5 +181,15 @@ mod tests {
             "2001:db8::7"
         );
         assert_eq!(client_address(ip("10.0.0.1"), &HeaderMap::new(), &trusted), ip("10.0.0.1"));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_do_not_hide_what_the_proxy_has_put_behind_them() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        let mut headers = HeaderMap::new();
+        headers.insert(FORWARDED, "for=9.9.9.9".parse().unwrap());
+        let line = axum::http::HeaderValue::from_bytes(b"\xff, 203.0.113.7").unwrap();
+        headers.insert("x-forwarded-for", line);
+        assert_eq!(client_address(ip("10.0.0.1"), &headers, &trusted), ip("203.0.113.7"));
     }
 }

@@ -40,6 +40,13 @@ use gate::Gate;
 use limiter::RequestLimiter;
 use secrets::{AdminToken, ServerKey};
 
+// What is read of a request before anything else is done with it, for `fuzz/` too.
+pub use gate::{client_address, network_of};
+pub use http::Bearer;
+pub use http::bootstrap::page as peer_page;
+pub use limiter::{Limiter, Verdict};
+pub use link::header_gate;
+
 /// How long a client may take to send the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -68,6 +68,11 @@ impl Changes {
         self.rows.len()
     }
 
+    /// Each row in order: its tree, its key, and its value; without one it is removed.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, &[u8], Option<&[u8]>)> {
+        self.rows.iter().map(|row| (row.tree, &*row.key, row.value.as_deref()))
+    }
+
     /// When the earliest lease among these may end.
     pub fn earliest(&self) -> Option<Millis> {
         self.earliest

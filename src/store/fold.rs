@@ -6,6 +6,8 @@
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{Builder, scope};
 
+use sled::IVec;
+
 use super::key::{self, LeaseKey, Satellite};
 use super::read::{Raw, Row};
 use super::record::Undecodable;
@@ -31,7 +33,10 @@ impl Folded {
         let kind = raw.key.kind();
         if kind == Kind::Registration {
             let number = raw.key.bytes.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-            self.last_sequence = self.last_sequence.max(number);
+            // One that is larger is never come to.
+            if number <= key::MOST_SEQUENCE {
+                self.last_sequence = self.last_sequence.max(number);
+            }
         }
         match raw.decode() {
             Ok(row) => visit(row),
@@ -78,21 +83,35 @@ impl Store {
     /// Every lease of a kind, its rows together; a row without its lease's first one is shown as a lease of its own
     /// key, which does not decode.
     pub(super) fn each_raw(&self, kind: Kind, visit: &mut dyn FnMut(Raw)) -> Result<(), StoreError> {
-        let mut last: Option<Raw> = None;
+        let mut rows = Together { kind, last: None };
         for row in self.lease_tree(kind)?.iter() {
             let (bytes, value) = row?;
-            if let Some((owner, what)) = key::satellite(kind, &bytes)
-                && let Some(raw) = last.as_mut().filter(|raw| raw.key.bytes == owner)
-            {
-                match what {
-                    Satellite::Amendment => raw.amendment = Some(value),
-                    Satellite::Part => raw.add_part(&value),
-                }
-                continue;
-            }
-            last.replace(Raw::new(LeaseKey { kind, bytes }, value)).map(&mut *visit);
+            rows.take(bytes, value).map(&mut *visit);
         }
-        last.map(visit);
+        rows.last.map(visit);
         Ok(())
+    }
+}
+
+/// Puts the rows of one lease together, which follow each other in its tree.
+pub(super) struct Together {
+    pub kind: Kind,
+    /// The lease whose rows these are so far.
+    pub last: Option<Raw>,
+}
+
+impl Together {
+    /// Takes the next row; tells the lease before where this is one's first.
+    pub fn take(&mut self, bytes: IVec, value: IVec) -> Option<Raw> {
+        if let Some((owner, what)) = key::satellite(self.kind, &bytes)
+            && let Some(raw) = self.last.as_mut().filter(|raw| raw.key.bytes == owner)
+        {
+            match what {
+                Satellite::Amendment => raw.amendment = Some(value),
+                Satellite::Part => raw.add_part(&value),
+            }
+            return None;
+        }
+        self.last.replace(Raw::new(LeaseKey { kind: self.kind, bytes }, value))
     }
 }

@@ -17,6 +17,11 @@ pub(super) const SCHEMA: &str = "schema";
 pub(super) const BOOT: &str = "boot";
 pub(super) const LIVE_SINCE: &str = "live_since";
 
+/// Numbers of registrations and generations of claims that a row may have: as many again are left to be given. Memory has
+/// 48 bits for the first, and one that is larger has been damaged.
+pub(super) const MOST_SEQUENCE: u64 = (1 << 47) - 1;
+pub(super) const MOST_GENERATION: u64 = u64::MAX / 2;
+
 /// Where the index has what ends with its holder rather than at a time.
 pub const HELD: Millis = 0;
 
@@ -113,7 +118,11 @@ impl LeaseKey {
     /// The sequence number, for registrations.
     pub fn sequence(&self) -> Option<u64> {
         let number = || self.bytes.as_ref().try_into().ok().map(u64::from_be_bytes);
-        if self.kind == Kind::Registration { number() } else { None }
+        if self.kind == Kind::Registration {
+            number().filter(|number| *number <= MOST_SEQUENCE)
+        } else {
+            None
+        }
     }
 
     /// As the admin endpoint and the log write it.
@@ -130,7 +139,10 @@ impl LeaseKey {
     pub fn parse(kind: Kind, text: &str) -> Option<LeaseKey> {
         match kind {
             Kind::Relay => PeerId::parse(text).map(|id| LeaseKey::relay(&id)),
-            Kind::Registration => text.parse().ok().map(LeaseKey::registration),
+            Kind::Registration => {
+                let number = text.parse().ok().filter(|number| *number <= MOST_SEQUENCE);
+                number.map(LeaseKey::registration)
+            }
             Kind::Peer => NodeId::parse(text).map(|id| LeaseKey::peer(&id)),
             Kind::TurnSession => SessionId::parse(text).map(|id| LeaseKey::turn_session(&id)),
             Kind::Server => ServerId::parse(text).map(|id| LeaseKey::server(&id)),
@@ -222,7 +234,7 @@ mod tests {
     fn keys_travel_as_text() {
         for key in [
             LeaseKey::relay(&PeerId::parse("a_b-C").unwrap()),
-            LeaseKey::registration(u64::MAX),
+            LeaseKey::registration(MOST_SEQUENCE),
             LeaseKey::peer(&NodeId::parse("~12/3!").unwrap()),
             LeaseKey::turn_session(&SessionId::parse("a_b-C").unwrap()),
             LeaseKey::server(&ServerId::parse("ed25519:a/b=").unwrap()),
@@ -231,7 +243,9 @@ mod tests {
         ] {
             assert_eq!(LeaseKey::parse(key.kind(), &key.text()), Some(key));
         }
-        assert_eq!(LeaseKey::parse(Kind::Registration, "x"), None);
+        for malformed in ["x", "-1", "140737488355328", "18446744073709551615"] {
+            assert_eq!(LeaseKey::parse(Kind::Registration, malformed), None);
+        }
         assert_eq!(LeaseKey::parse(Kind::Chunk, "my chunk"), None);
     }
 }

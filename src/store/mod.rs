@@ -3,6 +3,7 @@
 //! Owns opening, atomic commits, flushes that survive a power cut, and folding the rows back. This folder is the only
 //! place that names sled and bincode. Must not know who asks or what the registries' rules are.
 
+mod bytes;
 mod changes;
 mod check;
 mod compact;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use sled::transaction::TransactionError;
 use sled::{Batch, Transactional, Tree};
 
+pub use bytes::{index_row, read_index_row, read_rows};
 pub use changes::{Changes, Indexed, Rows};
 pub use check::{Problem, Report};
 pub use compact::{CompactError, Compacted, Phase, Progress, compact};

@@ -8,7 +8,7 @@ use std::ops::Bound;
 use sled::IVec;
 
 use super::changes::{Indexed, Rows};
-use super::key::{self, HELD, INDEX, LeaseKey, ON_DEMAND};
+use super::key::{self, HELD, INDEX, LeaseKey, MOST_GENERATION, MOST_SEQUENCE, ON_DEMAND};
 use super::record::{
     self, Amendment, ChunkRecord, ClaimRecord, PeerRecord, Record, RegistrationRecord, RelayRecord, Seen,
     ServerRecord, TurnSessionRecord, Undecodable,
@@ -121,6 +121,11 @@ impl Raw {
                 let sequence = self.key.sequence().ok_or_else(bad_key)?;
                 let (record, indexed) = record::decode_registration(sequence, self.value())?;
                 let (amendment, indexed) = self.amendment(indexed)?;
+                // Memory counts a registration's points and tokens in 16 bits.
+                let named = record.points.len() + record.tokens.len();
+                if record.order > MOST_SEQUENCE || u16::try_from(named).is_err() {
+                    return Err(out_of_range());
+                }
                 Ok(Row::Registration { sequence, record, amendment, indexed, parts: self.parts })
             }
             Kind::Peer => {
@@ -141,7 +146,11 @@ impl Raw {
             }
             Kind::Claim => {
                 let id = self.id(LinkId::parse)?;
-                Ok(Row::Claim { id, record: record::decode(self.value())?.0 })
+                let record: ClaimRecord = record::decode(self.value())?.0;
+                if record.generation > MOST_GENERATION {
+                    return Err(out_of_range());
+                }
+                Ok(Row::Claim { id, record })
             }
             Kind::Chunk => {
                 let key = self.id(ChunkKey::parse)?;
@@ -184,6 +193,10 @@ impl Raw {
 
 fn bad_key() -> Undecodable {
     Undecodable::Codec("the key is malformed".into())
+}
+
+fn out_of_range() -> Undecodable {
+    Undecodable::Codec("a number is out of range".into())
 }
 
 impl Row<'_> {

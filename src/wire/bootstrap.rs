@@ -64,15 +64,20 @@ pub struct Peer {
 #[serde(rename_all = "camelCase", default)]
 pub struct RegisterBody {
     /// 1 to 128 visible ASCII characters.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, required = true, pattern = "^[!-~]{1,128}$", example = "12D3KooWExample")]
     peer_id: Option<Value>,
     /// 1 to 64, up to 512 bytes each.
-    #[schema(value_type = Vec<String>)]
+    #[schema(value_type = Vec<String>, required = true, min_items = 1, max_items = 64,
+        example = json!(["/ip4/198.51.100.7/tcp/4001"]))]
     addresses: Option<Value>,
+    /// Up to 256 bytes, as the other texts.
     #[serde(rename = "cryptoIPv6")]
+    #[schema(max_length = 256)]
     crypto_ipv6: Option<String>,
     /// Up to 1000, up to 128 bytes each.
+    #[schema(max_items = 1000)]
     stores: Option<Vec<String>>,
+    #[schema(max_length = 256)]
     version: Option<String>,
     privacy_mode: Option<bool>,
     /// Up to 8 KiB.
@@ -80,12 +85,20 @@ pub struct RegisterBody {
     capabilities: Option<Map<String, Value>>,
     turn_capable: Option<bool>,
     bootstrap_capable: Option<bool>,
+    #[schema(max_items = 64)]
     turn_addresses: Option<Vec<String>>,
+    #[schema(maximum = 65535)]
     turn_port: Option<u16>,
+    /// Sessions at once; 10.
+    #[schema(maximum = 1000000)]
     turn_capacity: Option<u32>,
+    #[schema(max_length = 256)]
     network_id: Option<String>,
+    #[schema(max_length = 256)]
     software_version: Option<String>,
+    #[schema(maximum = 65535)]
     server_port: Option<u16>,
+    #[schema(maximum = 4294967295u32)]
     node_type: Option<u32>,
     /// Up to 8 KiB.
     #[schema(value_type = Option<Vec<Object>>)]
@@ -194,7 +207,7 @@ fn json(name: &str, value: &impl Serialize) -> Result<Json, Problem> {
 #[serde(rename_all = "camelCase", default)]
 pub struct CallerBody {
     /// 1 to 128 visible ASCII characters.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, required = true, pattern = "^[!-~]{1,128}$", example = "12D3KooWExample")]
     peer_id: Option<Value>,
 }
 
@@ -214,6 +227,7 @@ pub struct PeerQuery {
     /// "true": tell each peer's capabilities.
     pub include_capabilities: Option<String>,
     /// Peers on the page at most; all of them by default.
+    #[param(pattern = "^([1-9][0-9]{0,17})?$")]
     pub limit: Option<String>,
     /// Where the page before ended.
     pub cursor: Option<String>,
@@ -222,6 +236,7 @@ pub struct PeerQuery {
     /// Only peers that have this store.
     pub store: Option<String>,
     /// "true" or "false": only peers that are TURN servers, or that are not.
+    #[param(pattern = "^(true|false)$")]
     pub turn_capable: Option<String>,
 }
 

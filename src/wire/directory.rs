@@ -89,20 +89,26 @@ pub struct Server {
 #[serde(rename_all = "camelCase", default)]
 pub struct RegisterServerBody {
     /// 1 to 128 of letters, digits and `_:.+/=-`.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, required = true, pattern = "^[A-Za-z0-9_:.+/=-]{1,128}$",
+        example = "ed25519:example")]
     server_id: Option<Value>,
     /// A ws, wss, http or https URL of a public host, up to 2048 bytes.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, required = true, pattern = "^(ws|wss|http|https)://[!-~]{1,2000}$",
+        example = "wss://relay.example.org/ws")]
     endpoint: Option<Value>,
     /// Up to 1024 bytes.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, required = true, min_length = 1, max_length = 1024, example = "key")]
     public_key: Option<Value>,
     /// Up to 64 of letters, digits and `._-`, else "unknown".
     #[schema(value_type = Option<String>)]
     region: Option<Value>,
+    #[schema(maximum = 9007199254740991u64)]
     connections: Option<u64>,
+    #[schema(maximum = 9007199254740991u64)]
     relay_connections: Option<u64>,
+    #[schema(maximum = 9007199254740991u64)]
     signaling_connections: Option<u64>,
+    #[schema(maximum = 9007199254740991u64)]
     active_codes: Option<u64>,
 }
 
@@ -206,11 +212,16 @@ fn is_private_v6(address: Ipv6Addr) -> bool {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServerHeartbeatBody {
-    #[schema(value_type = String)]
+    #[schema(value_type = String, required = true, pattern = "^[A-Za-z0-9_:.+/=-]{1,128}$",
+        example = "ed25519:example")]
     server_id: Option<Value>,
+    #[schema(maximum = 9007199254740991u64)]
     connections: Option<u64>,
+    #[schema(maximum = 9007199254740991u64)]
     relay_connections: Option<u64>,
+    #[schema(maximum = 9007199254740991u64)]
     signaling_connections: Option<u64>,
+    #[schema(maximum = 9007199254740991u64)]
     active_codes: Option<u64>,
 }
 

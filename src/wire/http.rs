@@ -123,10 +123,24 @@ pub fn read_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
         },
     };
     fields.retain(|_, value| !value.is_null());
+    fields.values_mut().for_each(spell_whole);
     serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| {
         let path = error.path().to_string();
         Problem::invalid_field(path.split(['.', '[']).next().unwrap_or_default())
     })
+}
+
+/// The largest number up to which all whole ones are told apart as JavaScript has them.
+const WHOLE: f64 = 9_007_199_254_740_991.0;
+
+/// A number without a fraction is a whole one, also where it is spelled "20.0", as languages do that have but one kind.
+fn spell_whole(value: &mut Value) {
+    if let Some(number) = value.as_f64().filter(|_| value.is_f64())
+        && number.fract() == 0.0
+        && number.abs() <= WHOLE
+    {
+        *value = Value::from(number as i64);
+    }
 }
 
 /// JSON that is kept as text and passed on as it came.
@@ -193,6 +207,20 @@ mod tests {
             assert_eq!(read(body), Ok(Fields::default()), "{body}");
         }
         assert_eq!(read("{\"nodeType\":1,\"nodeType\":2}").unwrap().node_type, Some(2));
+    }
+
+    #[test]
+    fn a_number_without_a_fraction_is_whole_however_it_is_spelled() {
+        for spelled in ["20", "20.0", "2e1", "200e-1"] {
+            assert_eq!(
+                read(&format!("{{\"nodeType\":{spelled}}}")).unwrap().node_type,
+                Some(20),
+                "{spelled}"
+            );
+        }
+        for other in ["20.5", "-1.0", "1e10", "1e300", "4294967296.0"] {
+            assert!(read(&format!("{{\"nodeType\":{other}}}")).is_err(), "{other}");
+        }
     }
 
     #[test]

@@ -56,14 +56,16 @@ pub(super) fn capacity(given: Option<u32>) -> Result<u32, Problem> {
 #[serde(rename_all = "camelCase", default)]
 pub struct RegisterTurnBody {
     /// 1 to 128 visible ASCII characters.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, required = true, pattern = "^[!-~]{1,128}$", example = "12D3KooWExample")]
     peer_id: Option<Value>,
     /// 1 to 64, up to 512 bytes each.
-    #[schema(value_type = Vec<String>)]
+    #[schema(value_type = Vec<String>, required = true, min_items = 1, max_items = 64,
+        example = json!(["turn:198.51.100.7"]))]
     turn_addresses: Option<Vec<String>>,
-    #[schema(value_type = u16)]
+    #[schema(value_type = u16, required = true, minimum = 1, maximum = 65535, example = 3478)]
     turn_port: Option<u16>,
     /// Sessions at once; 10.
+    #[schema(maximum = 1000000)]
     turn_capacity: Option<u32>,
 }
 
@@ -96,7 +98,7 @@ impl RegisterTurn {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ReleaseTurnBody {
-    #[schema(value_type = String)]
+    #[schema(value_type = String, required = true, min_length = 1)]
     session_id: Option<String>,
 }
 

@@ -66,7 +66,8 @@ async fn peer_heartbeat(State(app): State<Arc<App>>, Bounded(body): PeerBody) ->
 
 /// Remove a peer at once, as whoever bears its registrationToken.
 #[utoipa::path(delete, path = "/peers/{*peerId}", tag = "peers",
-    params(("peerId" = String, Path, description = "Percent-encoded")),
+    params(("peerId" = String, Path, description = "Percent-encoded", pattern = "^[!-~]{1,128}$",
+        example = "12D3KooWExample")),
     responses((status = 200, body = Done), LeaveFailures))]
 async fn leave_peer(
     State(app): State<Arc<App>>,
@@ -104,7 +105,8 @@ async fn list_peers(
     Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
 }
 
-fn page(query: &PeerQuery) -> Result<PeerPage, Problem> {
+/// What the query of `GET /peers` asks for (bootstrap, Peers).
+pub fn page(query: &PeerQuery) -> Result<PeerPage, Problem> {
     // A form sends what is left open as empty.
     let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     let limit = given(&query.limit).map(|text| {

@@ -125,7 +125,8 @@ async fn server_key(State(app): State<Arc<App>>) -> Json<ServerKey> {
 
 /// Remove a server; one that is unknown is gone already.
 #[utoipa::path(delete, path = "/servers/{*id}", tag = "directory",
-    params(("id" = String, Path, description = "The serverId, percent-encoded")),
+    params(("id" = String, Path, description = "The serverId, percent-encoded",
+        pattern = "^[A-Za-z0-9_:.+/=-]{1,128}$", example = "ed25519:example")),
     responses((status = 200, body = Done), LeaveFailures))]
 async fn leave_server(
     State(app): State<Arc<App>>,

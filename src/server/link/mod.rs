@@ -117,8 +117,8 @@ fn admit(app: &App, token: &Token, address: IpAddr) -> Result<Permit, Refused> {
     if token.is_stopped() { Err(Refused::Full(Refusal::Total, 5)) } else { Ok(permit) }
 }
 
-/// The server-id, where every header that the endpoint requires is as it must be.
-fn header_gate(endpoint: Endpoint, headers: &HeaderMap) -> Option<LinkId> {
+/// The server-id, where every header that the endpoint requires is as it must be (link, section 1).
+pub fn header_gate(endpoint: Endpoint, headers: &HeaderMap) -> Option<LinkId> {
     let trimmed = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     let printable = |text: &str, most: usize| {
         (1..=most).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
