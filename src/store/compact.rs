@@ -215,7 +215,9 @@ impl Job<'_> {
         drop(fresh);
         disk::closed(&self.fresh)?;
         self.faults.on_step()?;
-        disk::Disk::open(&self.fresh)?.note_boot(number(db, key::BOOT)?)?;
+        let disk = disk::Disk::open(&self.fresh)?;
+        disk.note_boot(number(db, key::BOOT)?)?;
+        disk.note_commits(number(db, key::COMMITS)?)?;
         self.faults.on_step()?;
         Ok(disk::sync_all(&self.fresh)?)
     }

@@ -18,6 +18,7 @@ mod swap;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sled::transaction::TransactionError;
@@ -96,6 +97,8 @@ pub struct Store {
     disk: Disk,
     faults: Faults,
     boot: u64,
+    /// The number of the last commit.
+    commits: AtomicU64,
     /// Held until everything above is closed.
     _lock: std::fs::File,
 }
@@ -129,10 +132,11 @@ impl Store {
         guarded(|| refuse_lost_rows(&db, path)).map_err(|error| OpenError::of(path, error))?;
         let db = migrate::run(db, path, steps)?;
         let disk = Disk::open(path).map_err(io)?;
+        let commits = guarded(|| number(&db, key::COMMITS)).map_err(|error| OpenError::of(path, error))?;
         if let Err(error) = swap::clear(path) {
             tracing::warn!(%error, "cannot remove what a compaction left over");
         }
-        Ok(Store { db, disk, faults, boot: 0, _lock: lock })
+        Ok(Store { db, disk, faults, boot: 0, commits: commits.into(), _lock: lock })
     }
 
     fn count_boot(&self) -> Result<u64, StoreError> {
@@ -142,6 +146,8 @@ impl Store {
         self.db.flush()?;
         self.disk.sync()?;
         self.disk.note_boot(last + 1)?;
+        self.disk.note_commits(self.commits.load(Ordering::Acquire))?;
+        self.disk.sync_notes()?;
         Ok(last + 1)
     }
 
@@ -176,17 +182,29 @@ impl Store {
                 None => batches[at].1.remove(row.key.clone()),
             }
         }
+        // What is flushed is known by the number of its last commit: see `refuse_lost_rows`.
+        let commits = self.commits.load(Ordering::Acquire) + 1;
+        let at = batches.iter().position(|(tree, _)| *tree == key::META);
+        let at = at.unwrap_or_else(|| {
+            batches.push((key::META, Batch::default()));
+            batches.len() - 1
+        });
+        batches[at].1.insert(key::COMMITS, &commits.to_be_bytes());
         let batches = batches.into_iter().map(|(tree, batch)| Ok((self.tree(tree)?, batch)));
         let batches = batches.collect::<Result<Vec<_>, StoreError>>()?;
-        guarded(|| apply(&batches))
+        guarded(|| apply(&batches))?;
+        self.commits.store(commits, Ordering::Release);
+        Ok(())
     }
 
     /// Puts every commit so far on the disk itself. sled's own flush does not: see docs/storage.md.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.faults.on_flush()?;
+        let commits = self.commits.load(Ordering::Acquire);
         guarded(|| {
             self.db.flush()?;
-            Ok(self.disk.sync()?)
+            self.disk.sync()?;
+            Ok(self.disk.note_commits(commits)?)
         })
     }
 
@@ -228,12 +246,16 @@ fn number(db: &sled::Db, name: &str) -> Result<u64, StoreError> {
 /// sled opens a log as far as it makes sense, a wholly damaged one as an empty store: what it has then is older than
 /// what was noted beside it.
 fn refuse_lost_rows(db: &sled::Db, path: &Path) -> Result<(), StoreError> {
+    let lost = |what: &str, written: u64, noted: u64| {
+        let text = format!("it has lost rows: its {what} number is {written}, and has been {noted}");
+        Err(std::io::Error::new(std::io::ErrorKind::InvalidData, text).into())
+    };
     let (written, noted) = (number(db, key::BOOT)?, disk::noted_boot(path)?);
     if written < noted {
-        let text = format!("it has lost rows: its boot number is {written}, and has been {noted}");
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, text).into());
+        return lost("boot", written, noted);
     }
-    Ok(())
+    let (written, noted) = (number(db, key::COMMITS)?, disk::noted_commits(path)?);
+    if written < noted { lost("commit", written, noted) } else { Ok(()) }
 }
 
 /// How often a lock that somebody holds is tried again, and the time between two tries: whoever had it may be about to end, or
