@@ -1,7 +1,7 @@
 //! The files under sled: what it leaves to its user to make durable and to clean up.
 //!
 //! Owns fdatasync of sled's log and of the directories, the lock, the room on the disk, and what is noted beside them: the
-//! boot number, and how many commits were flushed. Must not know trees or records.
+//! boot number, how many commits were flushed, and damage that was found. Must not know trees or records.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -15,6 +15,7 @@ use super::{Faults, swap};
 
 const BOOT: &str = "boot";
 const FLUSHED: &str = "flushed";
+const DAMAGE: &str = "damaged";
 
 pub(super) struct Disk {
     path: PathBuf,
@@ -67,6 +68,20 @@ pub(super) fn noted_boot(path: &Path) -> io::Result<u64> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
         Err(error) => Err(error),
     }
+}
+
+/// Why the store was found damaged at an earlier start.
+pub(super) fn noted_damage(path: &Path) -> io::Result<Option<String>> {
+    match fs::read_to_string(path.join(DAMAGE)) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) fn note_damage(path: &Path, reason: &str) -> io::Result<()> {
+    fs::write(path.join(DAMAGE), format!("{reason}\n"))?;
+    sync_all(path)
 }
 
 /// The number of the last commit that was flushed, in a file of its own beside sled's: 0 where nothing is noted, as where

@@ -10,6 +10,7 @@ mod disk;
 mod faults;
 mod fold;
 mod key;
+mod log;
 mod migrate;
 mod payloads;
 mod read;
@@ -127,9 +128,7 @@ impl Store {
         let lock = lock(path)?;
         swap::settle(path).map_err(io)?;
         std::fs::create_dir_all(path).map_err(io)?;
-        disk::prepare(path).map_err(io)?;
-        let db = open_sled(path)?;
-        guarded(|| refuse_lost_rows(&db, path)).map_err(|error| OpenError::of(path, error))?;
+        let db = open_whole(path)?;
         let db = migrate::run(db, path, steps)?;
         let disk = Disk::open(path).map_err(io)?;
         let commits = guarded(|| number(&db, key::COMMITS)).map_err(|error| OpenError::of(path, error))?;
@@ -243,12 +242,28 @@ fn number(db: &sled::Db, name: &str) -> Result<u64, StoreError> {
     Ok(row.and_then(|row| row.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes))
 }
 
+/// Opens sled, unless it has less than was flushed. What it then still has is left to whoever may want to save it.
+fn open_whole(path: &Path) -> Result<sled::Db, OpenError> {
+    let io = |source| OpenError::Io { path: path.to_owned(), source };
+    disk::prepare(path).map_err(io)?;
+    let since = log::last_snapshot(path).map_err(io)?;
+    if let Some(reason) = disk::noted_damage(path).map_err(io)? {
+        return Err(OpenError::Damaged { path: path.to_owned(), reason });
+    }
+    let db = open_sled(path)?;
+    guarded(|| {
+        refuse_lost_rows(&db, path)?;
+        refuse_damage(&db, path, since)
+    })
+    .map_err(|error| OpenError::of(path, error))?;
+    Ok(db)
+}
+
 /// sled opens a log as far as it makes sense, a wholly damaged one as an empty store: what it has then is older than
 /// what was noted beside it.
 fn refuse_lost_rows(db: &sled::Db, path: &Path) -> Result<(), StoreError> {
     let lost = |what: &str, written: u64, noted: u64| {
-        let text = format!("it has lost rows: its {what} number is {written}, and has been {noted}");
-        Err(std::io::Error::new(std::io::ErrorKind::InvalidData, text).into())
+        Err(damage(format!("it has lost rows: its {what} number is {written}, and has been {noted}")))
     };
     let (written, noted) = (number(db, key::BOOT)?, disk::noted_boot(path)?);
     if written < noted {
@@ -256,6 +271,19 @@ fn refuse_lost_rows(db: &sled::Db, path: &Path) -> Result<(), StoreError> {
     }
     let (written, noted) = (number(db, key::COMMITS)?, disk::noted_commits(path)?);
     if written < noted { lost("commit", written, noted) } else { Ok(()) }
+}
+
+/// sled passes over what makes no sense in the midst of its log. Once open it does not come to that place again: so it is
+/// noted.
+fn refuse_damage(db: &sled::Db, path: &Path, since: sled::Lsn) -> Result<(), StoreError> {
+    let Some(at) = log::damaged_at(db, since) else { return Ok(()) };
+    let reason = format!("its file db makes no sense at byte {at}");
+    disk::note_damage(path, &reason)?;
+    Err(damage(reason))
+}
+
+fn damage(reason: String) -> StoreError {
+    std::io::Error::new(std::io::ErrorKind::InvalidData, reason).into()
 }
 
 /// How often a lock that somebody holds is tried again, and the time between two tries: whoever had it may be about to end, or

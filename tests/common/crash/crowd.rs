@@ -125,9 +125,11 @@ async fn relay_until_cut_off(address: SocketAddr, round: u64) -> Option<String> 
     let clock = Clock::system();
     let mut socket = RawSocket::connect(&format!("ws://{address}/ws")).await.ok()?;
     socket.next_message(SOON).await.ok()?;
-    let mut loaded = None;
+    // When its load was first acknowledged, and when the daemon was last heard.
+    let (mut loaded, mut heard) = (None, clock.running());
     socket.send_json(&json!({"type": "register", "peerId": id})).await.ok()?;
     while socket.next_message(SOON).await.is_ok() {
+        heard = clock.running();
         clock.sleep(Duration::from_millis(20)).await;
         let message = json!({"type": "update_load", "peerId": id, "connectedCount": 5});
         if socket.send_json(&message).await.is_err() || socket.next_message(SOON).await.is_err() {
@@ -139,5 +141,5 @@ async fn relay_until_cut_off(address: SocketAddr, round: u64) -> Option<String> 
             break;
         }
     }
-    loaded.filter(|since| clock.running() - *since >= APPLIED).map(|_| id)
+    loaded.filter(|since| heard.saturating_sub(*since) >= APPLIED).map(|_| id)
 }
