@@ -27,7 +27,7 @@ pub fn check(data: &Path) {
     assert_eq!(store.check().unwrap().problems, []);
 }
 
-fn admin(daemon: &Process, data: &Path) -> AdminClient {
+pub fn admin(daemon: &Process, data: &Path) -> AdminClient {
     let token = std::fs::read_to_string(data.join(ADMIN_TOKEN)).unwrap();
     AdminClient::new(format!("http://{}", daemon.admin), token).unwrap()
 }
