@@ -247,7 +247,8 @@ fn a_store_whose_newest_bytes_are_damaged_has_all_that_was_flushed_or_is_refused
         // Every other trial spares what was flushed, where anything else has reached the file.
         let mut newer = written(last, &now);
         if matches!(damage, Damage::Cut) {
-            newer = vec![last.len()..now.len()];
+            newer.clear();
+            newer.push(last.len()..now.len());
         }
         newer.retain(|run| !run.is_empty());
         let spares = trial % 2 == 0 && !newer.is_empty();
