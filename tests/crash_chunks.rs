@@ -4,31 +4,26 @@
 //!
 //! `CRASH_ROUNDS` is the number of rounds, `CRASH_SEED` repeats the load of an earlier run.
 
+#[path = "common/crash/mod.rs"]
+mod crash;
 #[path = "common/daemon.rs"]
 mod daemon;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crash::chunks::{CHANNEL, PEERS, Peer, announced, answer, cached, compare, request};
+use crash::{check, number};
 use daemon::{Process, SOON, ask, connect, hear};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::Mutex;
 use waypost::client::RawSocket;
 use waypost::clock::Clock;
-use waypost::store::{Faults, Store};
 
-const PEERS: usize = 4;
-/// Chunks that one peer alone pushes: few, so that they are replaced often.
-const OWN: usize = 6;
-/// Chunks that every peer would like to have.
-const SHARED: usize = 4;
-const CHANNEL: &str = "world";
 /// However many rounds there are, nothing ends; and what one socket may say is not bounded.
 const SETTINGS: [&str; 4] = ["--set", "limits.messages_per_minute=0", "--set", "chunks.ttl=48h"];
 /// As little as may be.
@@ -39,126 +34,6 @@ const ONE: usize = 1024;
 /// The tests here take turns: a process that one of them spawns has for a moment what this one has open, and with it the
 /// lock of a store that the other has checked and closed.
 static TURN: Mutex<()> = Mutex::const_new(());
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap())
-}
-
-fn request(kind: &str, chunk: &str) -> Value {
-    json!({"type": kind, "channelId": CHANNEL, "chunkId": chunk})
-}
-
-fn announcement(peer: &str, chunks: &[String]) -> Value {
-    let chunks: Vec<_> = chunks.iter().map(|chunk| json!({"chunkId": chunk})).collect();
-    json!({"type": "chunk_announce", "peerId": peer, "channelId": CHANNEL, "chunks": chunks})
-}
-
-/// Data of one of several sizes, which begin with who pushed them and never come again.
-fn invent(peer: &str, count: usize, rng: &mut StdRng) -> Value {
-    let filler = "x".repeat([0, 100, 3000, 9000][rng.random_range(0..4)]);
-    json!({"of": peer, "count": count, "filler": filler})
-}
-
-/// A socket that has announced chunks; none where the daemon is gone before.
-async fn announced(address: SocketAddr, peer: &str, chunks: &[String]) -> Option<RawSocket> {
-    let mut socket = RawSocket::connect(&format!("ws://{address}/ws")).await.ok()?;
-    socket.next_message(SOON).await.ok()?;
-    let ack = answer(&mut socket, &announcement(peer, chunks)).await?;
-    assert_eq!(
-        (&ack["type"], &ack["registered"]),
-        (&json!("chunk_announce_ack"), &json!(chunks.len())),
-        "{ack}"
-    );
-    Some(socket)
-}
-
-async fn answer(socket: &mut RawSocket, message: &Value) -> Option<Value> {
-    socket.send_json(message).await.ok()?;
-    socket.next_message(SOON).await.ok()
-}
-
-/// One peer over all rounds: its chunks as they were acknowledged, and what it had pushed when it was cut off.
-struct Peer {
-    id: String,
-    held: BTreeMap<String, Value>,
-    asked: Option<(String, Value)>,
-    count: usize,
-    rng: StdRng,
-}
-
-impl Peer {
-    fn new(number: usize, seed: u64) -> Peer {
-        let rng = StdRng::seed_from_u64(seed.wrapping_add(number as u64));
-        Peer { id: format!("peer-{number}"), held: BTreeMap::new(), asked: None, count: 0, rng }
-    }
-
-    fn chunks(&self) -> Vec<String> {
-        let own = (0..OWN).map(|number| format!("{}-{number}", self.id));
-        own.chain((0..SHARED).map(|number| format!("shared-{number}"))).collect()
-    }
-
-    /// Pushes one chunk after the other until the daemon is gone.
-    async fn push_until_cut_off(mut self, address: SocketAddr, acknowledged: Arc<AtomicUsize>) -> Peer {
-        let chunks = self.chunks();
-        let Some(mut socket) = announced(address, &self.id, &chunks).await else { return self };
-        loop {
-            self.count += 1;
-            let chunk = &chunks[self.rng.random_range(0..chunks.len())];
-            let data = invent(&self.id, self.count, &mut self.rng);
-            self.asked = Some((chunk.clone(), data.clone()));
-            let mut push = request("chunk_push", chunk);
-            push["data"] = data.clone();
-            let Some(answer) = answer(&mut socket, &push).await else { return self };
-            self.asked = None;
-            if answer["code"] == "chunk_conflict" {
-                assert!(chunk.starts_with("shared") && !self.held.contains_key(chunk), "{chunk}: {answer}");
-                continue;
-            }
-            assert_eq!(answer["type"], "chunk_push_ack", "{chunk}: {answer}");
-            self.held.insert(chunk.clone(), data);
-            acknowledged.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-/// Holds what is cached of one chunk against what was acknowledged; what was under way has come to pass or it has not.
-fn compare(peers: &mut [Peer], chunk: &str, found: Option<&Value>) {
-    let holders = peers.iter().filter(|peer| peer.held.contains_key(chunk)).count();
-    assert!(holders <= 1, "{chunk} was given to several");
-    // While it is cached nobody else can have replaced it.
-    let may_have = |peer: &Peer| holders == 0 || peer.held.contains_key(chunk);
-    let asked =
-        |peer: &Peer| peer.asked.as_ref().filter(|(asked, _)| asked == chunk).map(|(_, data)| data.clone());
-    let lasted: Vec<Value> = peers.iter().filter_map(|peer| peer.held.get(chunk).cloned()).collect();
-    let under_way = peers.iter().filter(|peer| may_have(peer)).filter_map(asked);
-    let Some(found) = found else {
-        assert_eq!(lasted, [] as [Value; 0], "{chunk} is forgotten");
-        return;
-    };
-    assert!(lasted.contains(found) || under_way.into_iter().any(|data| data == *found), "{chunk}: {found}");
-    let owner = peers.iter_mut().find(|peer| found["of"] == *peer.id).unwrap();
-    owner.held.insert(chunk.to_owned(), found.clone());
-}
-
-/// What a chunk's data are, where it is cached.
-async fn cached(socket: &mut RawSocket, chunk: &str) -> Option<Value> {
-    let answer = ask(socket, request("chunk_request", chunk)).await;
-    if answer["type"] == "chunk_data" {
-        assert_eq!((&answer["chunkId"], &answer["source"]), (&json!(chunk), &json!("cache")));
-        return Some(answer["data"].clone());
-    }
-    assert_eq!(
-        answer,
-        json!({"type": "chunk_error", "chunkId": chunk, "error": "No source available for chunk"})
-    );
-    None
-}
-
-/// While nobody has the store open.
-fn check(data: &Path) {
-    let store = Store::open(&Process::store(data), Faults::default()).unwrap();
-    assert_eq!(store.check().unwrap().problems, []);
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_chunk_that_was_acknowledged_before_a_kill_is_cached_after_it() {
@@ -192,24 +67,7 @@ async fn a_chunk_that_was_acknowledged_before_a_kill_is_cached_after_it() {
 
         check(data.path());
         let daemon = Process::start(data.path(), &SETTINGS);
-        let mut chunks: Vec<_> = peers.iter().flat_map(Peer::chunks).collect();
-        chunks.sort();
-        chunks.dedup();
-        let mut seeker = connect(daemon.public).await;
-        let mut found = Vec::new();
-        for chunk in &chunks {
-            let data = cached(&mut seeker, chunk).await;
-            compare(&mut peers, chunk, data.as_ref());
-            found.extend(data.map(|_| chunk.clone()));
-        }
-        peers.iter_mut().for_each(|peer| peer.asked = None);
-        // The owners are there too: nobody else replaces their chunks.
-        let mut stranger = announced(daemon.public, "stranger", &chunks).await.unwrap();
-        for chunk in &found {
-            let mut push = request("chunk_push", chunk);
-            push["data"] = json!("other");
-            assert_eq!(ask(&mut stranger, push).await["code"], "chunk_conflict", "{chunk}");
-        }
+        compare(&mut peers, &daemon).await;
         daemon.kill();
     }
     check(data.path());

@@ -3,36 +3,27 @@
 //!
 //! `CRASH_ROUNDS` is the number of rounds under load.
 
+#[path = "common/crash/mod.rs"]
+mod crash;
 #[path = "common/daemon.rs"]
 mod daemon;
 #[path = "common/link.rs"]
 mod link;
 
-use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crash::link::{self as claims, BINARIES, claim_until_cut_off};
+use crash::{check, number};
 use daemon::{Process, SOON};
 use link::{HOME, binary_at, close, closed, hear_frame, hear_text, left, met, phone_at, send};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
-use waypost::client::link::upgrade;
-use waypost::client::{AdminClient, ClientError, RawSocket};
 use waypost::clock::Clock;
-use waypost::daemon::ADMIN_TOKEN;
-use waypost::store::{Faults, Store};
 
-/// Binaries at work at once.
-const BINARIES: usize = 4;
 const SETTINGS: [&str; 4] = ["--set", "limits.link_upgrades_per_minute=0", "--set", "link.grace=1h"];
-
-fn admin(daemon: &Process, data: &Path) -> AdminClient {
-    let token = std::fs::read_to_string(data.join(ADMIN_TOKEN)).unwrap();
-    AdminClient::new(format!("http://{}", daemon.admin), token).unwrap()
-}
 
 async fn health(daemon: &Process) -> (u64, u64) {
     let text = reqwest::get(format!("http://{}/healthz", daemon.public)).await.unwrap().text().await.unwrap();
@@ -89,46 +80,10 @@ async fn after_a_kill_phones_come_back_first_and_what_they_send_arrives() {
     assert_eq!(hear_text(&mut first).await, "\"welcome back\"");
 }
 
-/// Claims one id after the other until it is cut off; those through which a frame has come.
-async fn claim_until_cut_off(
-    address: SocketAddr,
-    number: usize,
-    round: u64,
-    count: Arc<AtomicUsize>,
-) -> Vec<String> {
-    let mut claimed = Vec::new();
-    while let Some(id) = claim_one(address, format!("home {number} {round} {}", claimed.len())).await {
-        claimed.push(id);
-        count.fetch_add(1, Ordering::Relaxed);
-    }
-    claimed
-}
-
-async fn claim_one(address: SocketAddr, id: String) -> Option<String> {
-    let open = async |path: &str| {
-        let headers = [("x-pyrycode-server", &*id), ("x-pyrycode-version", "1"), ("user-agent", "test")];
-        let headers = headers.map(|(name, value)| (name, value.to_owned())).into();
-        RawSocket::open(upgrade(&format!("ws://{address}"), path, &headers).unwrap(), None).await.ok()
-    };
-    let mut home = open("/v1/server").await?;
-    loop {
-        let mut phone = open("/v1/client").await?;
-        phone.send_text("1").await.ok()?;
-        match phone.next_text(Duration::from_millis(1)).await {
-            // It may have come before its binary.
-            Err(ClientError::Closed { code: 4404, .. }) => {}
-            _ => {
-                home.next_text(SOON).await.ok()?;
-                return Some(id);
-            }
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_through_which_a_frame_has_come_outlives_a_kill() {
     let clock = Clock::system();
-    let rounds = std::env::var("CRASH_ROUNDS").ok().map_or(10, |text| text.parse::<u64>().unwrap());
+    let rounds = number("CRASH_ROUNDS").unwrap_or(10);
     let seed = clock.now();
     println!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
@@ -151,17 +106,9 @@ async fn a_claim_through_which_a_frame_has_come_outlives_a_kill() {
             claimed.extend(binary.await.unwrap());
         }
 
-        let store = Store::open(&Process::store(data.path()), Faults::default()).unwrap();
-        assert_eq!(store.check().unwrap().problems, []);
-        drop(store);
+        check(data.path());
         let daemon = Process::start(data.path(), &SETTINGS);
-        let admin = admin(&daemon, data.path());
-        for id in &claimed {
-            let page = admin.claims(Some(id), None, None).await.unwrap();
-            let found = page.claims.iter().find(|claim| claim.server_id == *id);
-            let claim = found.unwrap_or_else(|| panic!("round {round}: {id} is forgotten"));
-            assert_eq!((claim.state.as_str(), claim.socket), ("grace", None));
-        }
+        claims::compare(&claimed, &daemon, data.path()).await;
         total += claimed.len();
         daemon.kill();
     }

@@ -146,7 +146,7 @@ fn a_lost_log_is_damage_and_an_empty_directory_is_a_new_store() {
 fn damage_anywhere_is_an_error_or_a_lost_end_and_never_a_panic() {
     let whole = filled();
     drop(whole.open());
-    for file in ["db", "conf", "boot"] {
+    for file in ["db", "conf", "boot", "flushed"] {
         let bytes = fs::read(whole.path().join(file)).unwrap();
         for part in 0..8 {
             let at = part * bytes.len() / 8;

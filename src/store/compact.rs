@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use sled::{Batch, Db};
 
 use super::{Faults, OpenError, SCHEMA, StoreError, disk, key, migrate, swap};
-use super::{guarded, number, open_sled, refuse_lost_rows};
+use super::{guarded, number, open_sled, open_whole, refuse_lost_rows};
 
 /// Rows that are copied in one batch, and flushed: sled's file grows to what its garbage takes at most, and only what
 /// is flushed can become garbage that is used again.
@@ -108,7 +108,6 @@ pub fn compact(
     if !is_in_place(path).map_err(io)? {
         return Err(CompactError::NotInPlace(path.to_owned()));
     }
-    disk::prepare(path).map_err(io)?;
     let db = open_old(path)?;
     swap::clear(path).map_err(io)?;
     let bytes_before = disk::size(path);
@@ -132,12 +131,8 @@ fn is_in_place(path: &Path) -> io::Result<bool> {
 
 /// As it is: neither migrated nor counted as a boot.
 fn open_old(path: &Path) -> Result<Db, OpenError> {
-    let db = open_sled(path)?;
-    let schema = guarded(|| {
-        refuse_lost_rows(&db, path)?;
-        migrate::schema_of(&db)
-    });
-    let found = schema.map_err(|error| OpenError::of(path, error))?;
+    let db = open_whole(path)?;
+    let found = guarded(|| migrate::schema_of(&db)).map_err(|error| OpenError::of(path, error))?;
     if found > SCHEMA {
         return Err(OpenError::NewerSchema { path: path.to_owned(), found, known: SCHEMA });
     }
@@ -215,7 +210,9 @@ impl Job<'_> {
         drop(fresh);
         disk::closed(&self.fresh)?;
         self.faults.on_step()?;
-        disk::Disk::open(&self.fresh)?.note_boot(number(db, key::BOOT)?)?;
+        let disk = disk::Disk::open(&self.fresh)?;
+        disk.note_boot(number(db, key::BOOT)?)?;
+        disk.note_commits(number(db, key::COMMITS)?)?;
         self.faults.on_step()?;
         Ok(disk::sync_all(&self.fresh)?)
     }

@@ -1,10 +1,11 @@
 //! The files under sled: what it leaves to its user to make durable and to clean up.
 //!
-//! Owns fdatasync of sled's log and of the directories, the lock, the room on the disk, and the boot number noted beside
-//! them. Must not know trees or records.
+//! Owns fdatasync of sled's log and of the directories, the lock, the room on the disk, and what is noted beside them: the
+//! boot number, how many commits were flushed, and damage that was found. Must not know trees or records.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,10 +14,13 @@ use rustix::fs::{Advice, fadvise, statvfs};
 use super::{Faults, swap};
 
 const BOOT: &str = "boot";
+const FLUSHED: &str = "flushed";
+const DAMAGE: &str = "damaged";
 
 pub(super) struct Disk {
     path: PathBuf,
     log: File,
+    flushed: File,
 }
 
 /// Locks the store against other processes; `None` where one holds it. The lock is beside the folder, which another one
@@ -64,6 +68,43 @@ pub(super) fn noted_boot(path: &Path) -> io::Result<u64> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
         Err(error) => Err(error),
     }
+}
+
+/// Why the store was found damaged at an earlier start.
+pub(super) fn noted_damage(path: &Path) -> io::Result<Option<String>> {
+    match fs::read_to_string(path.join(DAMAGE)) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) fn note_damage(path: &Path, reason: &str) -> io::Result<()> {
+    fs::write(path.join(DAMAGE), format!("{reason}\n"))?;
+    sync_all(path)
+}
+
+/// The number of the last commit that was flushed, in a file of its own beside sled's: 0 where nothing is noted, as where
+/// a power cut took the file's first contents.
+pub(super) fn noted_commits(path: &Path) -> io::Result<u64> {
+    let text = match fs::read(path.join(FLUSHED)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(error),
+    };
+    if text.iter().all(|byte| *byte == 0) {
+        return Ok(0);
+    }
+    let number = std::str::from_utf8(&text).ok().and_then(|text| text.split(' ').next()?.parse().ok());
+    number.filter(|number| note(*number).as_bytes() == text).ok_or_else(|| {
+        let what = format!("the note {FLUSHED} of what was flushed says nonsense");
+        io::Error::new(io::ErrorKind::InvalidData, what)
+    })
+}
+
+/// A number and its complement, of the same length whatever the number is: it is written over the one before.
+fn note(commits: u64) -> String {
+    format!("{commits:020} {:020}\n", !commits)
 }
 
 /// Every file and folder under this one is on the disk when this returns.
@@ -120,7 +161,8 @@ impl Disk {
     /// After sled was opened.
     pub fn open(path: &Path) -> io::Result<Disk> {
         let log = File::open(path.join("db"))?;
-        let disk = Disk { path: path.to_owned(), log };
+        let flushed = File::options().write(true).create(true).truncate(false).open(path.join(FLUSHED))?;
+        let disk = Disk { path: path.to_owned(), log, flushed };
         File::open(path)?.sync_all()?;
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             File::open(parent)?.sync_all()?;
@@ -132,6 +174,17 @@ impl Disk {
     /// Everything that sled has written so far is on the disk when this returns.
     pub fn sync(&self) -> io::Result<()> {
         self.log.sync_data()
+    }
+
+    /// Notes that this commit, and with it all before, is on the disk. The note itself is not waited for: where a power
+    /// cut takes it, an older one is there, which claims less.
+    pub fn note_commits(&self, commits: u64) -> io::Result<()> {
+        self.flushed.write_all_at(note(commits).as_bytes(), 0)
+    }
+
+    /// The last note is on the disk when this returns.
+    pub fn sync_notes(&self) -> io::Result<()> {
+        self.flushed.sync_data()
     }
 
     pub fn size(&self) -> u64 {

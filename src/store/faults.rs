@@ -1,10 +1,11 @@
-//! Faults that a test asks for: the n-th write, flush or step of a compaction from now fails; a full disk; a file system
-//! that cannot exchange two names.
+//! Faults that a test asks for: the n-th write, flush or step of a compaction from now fails; a slow disk; a full disk; a
+//! file system that cannot exchange two names.
 //!
 //! Owns countdowns and switches, which stand at "never" unless a test sets them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::StoreError;
 
@@ -17,6 +18,8 @@ struct Countdowns {
     writes: AtomicI64,
     flushes: AtomicI64,
     steps: AtomicI64,
+    /// Microseconds that each write and each flush takes longer.
+    delay: AtomicU64,
     /// Bytes that are free on the disk.
     free: AtomicU64,
     no_exchange: AtomicBool,
@@ -31,6 +34,7 @@ impl Default for Faults {
             writes: AtomicI64::new(NEVER),
             flushes: AtomicI64::new(NEVER),
             steps: AtomicI64::new(NEVER),
+            delay: AtomicU64::new(0),
             free: AtomicU64::new(UNKNOWN),
             no_exchange: AtomicBool::new(false),
         }))
@@ -51,6 +55,11 @@ impl Faults {
     /// The `n`-th step of a compaction from now fails and leaves everything as a kill would.
     pub fn fail_step(&self, n: i64) {
         self.0.steps.store(n, Ordering::SeqCst);
+    }
+
+    /// Each write and each flush takes so much longer.
+    pub fn slow_down(&self, by: Duration) {
+        self.0.delay.store(by.as_micros() as u64, Ordering::SeqCst);
     }
 
     /// So many bytes are free on the disk.
@@ -76,11 +85,20 @@ impl Faults {
     }
 
     pub(super) fn on_write(&self) -> Result<(), StoreError> {
+        self.delay();
         count_down(&self.0.writes)
     }
 
     pub(super) fn on_flush(&self) -> Result<(), StoreError> {
+        self.delay();
         count_down(&self.0.flushes)
+    }
+
+    fn delay(&self) {
+        let micros = self.0.delay.load(Ordering::Relaxed);
+        if micros > 0 {
+            std::thread::sleep(Duration::from_micros(micros));
+        }
     }
 }
 

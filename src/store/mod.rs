@@ -11,6 +11,7 @@ mod disk;
 mod faults;
 mod fold;
 mod key;
+mod log;
 mod migrate;
 mod payloads;
 mod read;
@@ -19,6 +20,7 @@ mod swap;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sled::transaction::TransactionError;
@@ -98,6 +100,8 @@ pub struct Store {
     disk: Disk,
     faults: Faults,
     boot: u64,
+    /// The number of the last commit.
+    commits: AtomicU64,
     /// Held until everything above is closed.
     _lock: std::fs::File,
 }
@@ -126,15 +130,14 @@ impl Store {
         let lock = lock(path)?;
         swap::settle(path).map_err(io)?;
         std::fs::create_dir_all(path).map_err(io)?;
-        disk::prepare(path).map_err(io)?;
-        let db = open_sled(path)?;
-        guarded(|| refuse_lost_rows(&db, path)).map_err(|error| OpenError::of(path, error))?;
+        let db = open_whole(path)?;
         let db = migrate::run(db, path, steps)?;
         let disk = Disk::open(path).map_err(io)?;
+        let commits = guarded(|| number(&db, key::COMMITS)).map_err(|error| OpenError::of(path, error))?;
         if let Err(error) = swap::clear(path) {
             tracing::warn!(%error, "cannot remove what a compaction left over");
         }
-        Ok(Store { db, disk, faults, boot: 0, _lock: lock })
+        Ok(Store { db, disk, faults, boot: 0, commits: commits.into(), _lock: lock })
     }
 
     fn count_boot(&self) -> Result<u64, StoreError> {
@@ -144,6 +147,8 @@ impl Store {
         self.db.flush()?;
         self.disk.sync()?;
         self.disk.note_boot(last + 1)?;
+        self.disk.note_commits(self.commits.load(Ordering::Acquire))?;
+        self.disk.sync_notes()?;
         Ok(last + 1)
     }
 
@@ -178,17 +183,29 @@ impl Store {
                 None => batches[at].1.remove(row.key.clone()),
             }
         }
+        // What is flushed is known by the number of its last commit: see `refuse_lost_rows`.
+        let commits = self.commits.load(Ordering::Acquire) + 1;
+        let at = batches.iter().position(|(tree, _)| *tree == key::META);
+        let at = at.unwrap_or_else(|| {
+            batches.push((key::META, Batch::default()));
+            batches.len() - 1
+        });
+        batches[at].1.insert(key::COMMITS, &commits.to_be_bytes());
         let batches = batches.into_iter().map(|(tree, batch)| Ok((self.tree(tree)?, batch)));
         let batches = batches.collect::<Result<Vec<_>, StoreError>>()?;
-        guarded(|| apply(&batches))
+        guarded(|| apply(&batches))?;
+        self.commits.store(commits, Ordering::Release);
+        Ok(())
     }
 
     /// Puts every commit so far on the disk itself. sled's own flush does not: see docs/storage.md.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.faults.on_flush()?;
+        let commits = self.commits.load(Ordering::Acquire);
         guarded(|| {
             self.db.flush()?;
-            Ok(self.disk.sync()?)
+            self.disk.sync()?;
+            Ok(self.disk.note_commits(commits)?)
         })
     }
 
@@ -227,15 +244,48 @@ fn number(db: &sled::Db, name: &str) -> Result<u64, StoreError> {
     Ok(row.and_then(|row| row.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes))
 }
 
+/// Opens sled, unless it has less than was flushed. What it then still has is left to whoever may want to save it.
+fn open_whole(path: &Path) -> Result<sled::Db, OpenError> {
+    let io = |source| OpenError::Io { path: path.to_owned(), source };
+    disk::prepare(path).map_err(io)?;
+    let since = log::last_snapshot(path).map_err(io)?;
+    if let Some(reason) = disk::noted_damage(path).map_err(io)? {
+        return Err(OpenError::Damaged { path: path.to_owned(), reason });
+    }
+    let db = open_sled(path)?;
+    guarded(|| {
+        refuse_lost_rows(&db, path)?;
+        refuse_damage(&db, path, since)
+    })
+    .map_err(|error| OpenError::of(path, error))?;
+    Ok(db)
+}
+
 /// sled opens a log as far as it makes sense, a wholly damaged one as an empty store: what it has then is older than
 /// what was noted beside it.
 fn refuse_lost_rows(db: &sled::Db, path: &Path) -> Result<(), StoreError> {
+    let lost = |what: &str, written: u64, noted: u64| {
+        Err(damage(format!("it has lost rows: its {what} number is {written}, and has been {noted}")))
+    };
     let (written, noted) = (number(db, key::BOOT)?, disk::noted_boot(path)?);
     if written < noted {
-        let text = format!("it has lost rows: its boot number is {written}, and has been {noted}");
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, text).into());
+        return lost("boot", written, noted);
     }
-    Ok(())
+    let (written, noted) = (number(db, key::COMMITS)?, disk::noted_commits(path)?);
+    if written < noted { lost("commit", written, noted) } else { Ok(()) }
+}
+
+/// sled passes over what makes no sense in the midst of its log. Once open it does not come to that place again: so it is
+/// noted.
+fn refuse_damage(db: &sled::Db, path: &Path, since: sled::Lsn) -> Result<(), StoreError> {
+    let Some(at) = log::damaged_at(db, since) else { return Ok(()) };
+    let reason = format!("its file db makes no sense at byte {at}");
+    disk::note_damage(path, &reason)?;
+    Err(damage(reason))
+}
+
+fn damage(reason: String) -> StoreError {
+    std::io::Error::new(std::io::ErrorKind::InvalidData, reason).into()
 }
 
 /// How often a lock that somebody holds is tried again, and the time between two tries: whoever had it may be about to end, or

@@ -368,7 +368,7 @@ impl Process {
         self.child.id()
     }
 
-    /// `TERM` or `INT`.
+    /// `TERM`, say.
     pub fn signal(&self, name: &str) {
         let pid = self.pid().to_string();
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
