@@ -36,7 +36,7 @@ fn addresses(child: &mut Child, log: &Path) -> [std::net::SocketAddr; 2] {
     loop {
         let lines = fs::read_to_string(log).unwrap();
         let lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let found = lines.filter(|line| line["fields"]["message"] == "listening").last();
+        let found = lines.filter(|line| line["fields"]["message"] == "listening").next_back();
         if let Some(line) = found {
             return ["listen", "admin_listen"]
                 .map(|name| line["fields"][name].as_str().unwrap().parse().unwrap());
