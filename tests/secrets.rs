@@ -36,7 +36,7 @@ fn addresses(child: &mut Child, log: &Path) -> [std::net::SocketAddr; 2] {
     loop {
         let lines = fs::read_to_string(log).unwrap();
         let lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let found = lines.filter(|line| line["fields"]["message"] == "listening").next_back();
+        let found = lines.rev().find(|line| line["fields"]["message"] == "listening");
         if let Some(line) = found {
             return ["listen", "admin_listen"]
                 .map(|name| line["fields"][name].as_str().unwrap().parse().unwrap());
@@ -165,6 +165,30 @@ fn a_directory_that_is_there_keeps_its_mode_and_its_secrets_are_its_owners_alone
     for name in [SERVER_KEY, ADMIN_TOKEN] {
         assert_eq!(mode(&data.join(name)), 0o600, "{name}");
     }
+}
+
+#[test]
+fn a_start_tells_what_others_may_read_and_nothing_else() {
+    let place = tempfile::tempdir().unwrap();
+    let (data, log) = (place.path().join("data"), place.path().join("log"));
+    let told = || {
+        let mut child = start(&data, &log, &[]);
+        addresses(&mut child, &log);
+        stop(child);
+        let lines = fs::read_to_string(&log).unwrap();
+        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let told =
+            lines.filter(|line| line["fields"]["message"].as_str().unwrap().starts_with("others may read"));
+        told.map(|line| line["fields"]["path"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(told(), [""; 0], "all of it was made just now");
+    assert_eq!(told(), [""; 0], "and is as it was made");
+    // As a copy without modes has them.
+    let open = [(data.clone(), 0o755), (data.join(SERVER_KEY), 0o644), (data.join(ADMIN_TOKEN), 0o640)];
+    for (path, mode) in &open {
+        fs::set_permissions(path, fs::Permissions::from_mode(*mode)).unwrap();
+    }
+    assert_eq!(told(), open.map(|(path, _)| path.to_str().unwrap().to_owned()));
 }
 
 /// Whether a line compares what is called as secrets are, by an operator that ends at the first difference.
