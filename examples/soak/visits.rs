@@ -161,30 +161,44 @@ fn request_of(chunk: &str) -> Value {
     json!({"type": "chunk_request", "chunkId": chunk, "channelId": "soak"})
 }
 
-/// A binary that drops and comes back to its phone.
+/// A binary that drops and comes back to its phone. What the phone says before it has heard it again may go to the connection
+/// that broke.
 async fn link(world: &World) -> Visit {
     let id = world.name("home");
     let mut binary = BinaryLink::connect(&world.ws(), &id).await?;
-    let mut phone = attached(world, &id, &mut binary).await?;
+    let (mut phone, conn_id) = attached(world, &id, &mut binary).await?;
     drop(binary);
-    phone.send("\"still here\"").await?;
     let mut binary = BinaryLink::connect(&world.ws(), &id).await?;
-    let FromPhone::Frame { conn_id, frame } = binary.next(SOON).await? else {
-        return Err(unexpected("the phone has left"));
-    };
-    binary.send(&conn_id, &frame).await?;
+    let frame = "\"still here\"".to_owned();
+    binary.send(&conn_id, "\"back\"").await?;
     let heard = phone.next(SOON).await?;
-    if heard == "\"still here\"" { binary.close(1000).await } else { Err(unexpected(heard)) }
+    if heard != "\"back\"" {
+        return Err(unexpected(heard));
+    }
+    phone.send(&frame).await?;
+    match binary.next(SOON).await? {
+        heard if heard == (FromPhone::Frame { conn_id, frame }) => binary.close(1000).await,
+        heard => Err(unexpected(format!("{heard:?}"))),
+    }
 }
 
-/// A phone that the binary has heard. It may come before the claim is on the disk, and tries again then.
-async fn attached(world: &World, id: &str, binary: &mut BinaryLink) -> Result<PhoneLink, ClientError> {
+/// A phone that the binary has heard, and its conn_id. It may come before the claim is on the disk, and tries again then.
+async fn attached(
+    world: &World,
+    id: &str,
+    binary: &mut BinaryLink,
+) -> Result<(PhoneLink, String), ClientError> {
     let mut phone = PhoneLink::connect(&world.ws(), id).await?;
     phone.send("\"hello\"").await?;
     let began = world.clock.running();
     loop {
         let early = tokio::select! {
-            heard = binary.next(SOON) => return heard.map(|_| phone),
+            heard = binary.next(SOON) => {
+                return match heard? {
+                    FromPhone::Frame { conn_id, .. } => Ok((phone, conn_id)),
+                    left => Err(unexpected(format!("{left:?}"))),
+                };
+            }
             early = phone.next(SOON) => early,
         };
         match early {
