@@ -171,13 +171,13 @@ async fn open(child: Child, data: &Path) -> Opened {
             let store = Store::open(&data.join(STORE), Faults::default()).expect("the store opens");
             store.fold(|_| registrations += 1).expect("the store is read");
             (seconds, resident_after) = (clock.running(), resident_bytes());
-            tokio::time::sleep(SETTLING).await;
+            clock.sleep(SETTLING).await;
             resident_later = resident_bytes();
         }
         Child::Start => {
             let engine = engine(data);
             (seconds, resident_after) = (clock.running(), resident_bytes());
-            tokio::time::sleep(SETTLING).await;
+            clock.sleep(SETTLING).await;
             resident_later = resident_bytes();
             registrations = engine.status(0).await.expect("the engine answers").leases.registration;
             engine.stop().await;

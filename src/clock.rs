@@ -15,14 +15,24 @@ pub type Millis = u64;
 
 /// A wall-clock step against running time of more than this is taken for a wrong clock.
 const JUMP: Duration = Duration::from_secs(3600);
+/// A step back of no more than this is how clocks are kept right, and not worth a word.
+const ADJUSTMENT: Millis = 1000;
 
 /// Cheap to clone; all clones show the same time.
 #[derive(Clone, Debug)]
-pub struct Clock(Arc<Source>);
+pub struct Clock(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    source: Source,
+    /// The latest wall time that was shown.
+    last: AtomicU64,
+    told_of_step_back: AtomicBool,
+}
 
 #[derive(Debug)]
 enum Source {
-    System { started: Instant, last: AtomicU64, told_of_step_back: AtomicBool },
+    System { started: Instant },
     Manual(watch::Sender<Manual>),
 }
 
@@ -32,52 +42,77 @@ struct Manual {
     running: Duration,
 }
 
+impl Inner {
+    /// Wall time as the machine has it, which may go backwards.
+    fn wall(&self) -> Millis {
+        match &self.source {
+            Source::Manual(state) => state.borrow().wall,
+            Source::System { .. } => {
+                SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as Millis
+            }
+        }
+    }
+}
+
 impl Clock {
+    fn of(source: Source) -> Clock {
+        Clock(Arc::new(Inner { source, last: AtomicU64::new(0), told_of_step_back: AtomicBool::new(false) }))
+    }
+
     /// The machine's clocks.
     pub fn system() -> Clock {
-        Clock(Arc::new(Source::System {
-            started: Instant::now(),
-            last: AtomicU64::new(0),
-            told_of_step_back: AtomicBool::new(false),
-        }))
+        Clock::of(Source::System { started: Instant::now() })
     }
 
     /// A clock that stands still until it is moved.
     pub fn manual(wall: Millis) -> Clock {
-        Clock(Arc::new(Source::Manual(watch::Sender::new(Manual { wall, running: Duration::ZERO }))))
+        Clock::of(Source::Manual(watch::Sender::new(Manual { wall, running: Duration::ZERO })))
     }
 
     /// Wall time. Never less than an earlier look on the same clock: a step back is held and logged.
     pub fn now(&self) -> Millis {
-        match &*self.0 {
-            Source::Manual(state) => state.borrow().wall,
-            Source::System { last, told_of_step_back, .. } => {
-                let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                let now = since_epoch.as_millis() as Millis;
-                let held = last.fetch_max(now, Ordering::Relaxed).max(now);
-                if held > now + 1000 && !told_of_step_back.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(
-                        milliseconds = held - now,
-                        "the wall clock went back; time is held until it catches up"
-                    );
-                }
-                held
-            }
+        let now = self.0.wall();
+        let shown = self.0.last.fetch_max(now, Ordering::Relaxed).max(now);
+        if shown > now + ADJUSTMENT && !self.0.told_of_step_back.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                milliseconds = shown - now,
+                "the wall clock went back; time is held until it catches up, and nothing is removed meanwhile"
+            );
+        }
+        shown
+    }
+
+    /// Whether time is held, since the wall clock has gone back behind what was shown before.
+    pub fn is_held(&self) -> bool {
+        let now = self.0.wall();
+        self.0.last.load(Ordering::Relaxed) > now + ADJUSTMENT
+    }
+
+    /// Whether this clock is behind, or ahead of, a time of an earlier run by so much that one of them is wrong, or a long
+    /// time has passed.
+    pub fn stands_to(&self, earlier: Millis) -> Standing {
+        let (now, jump) = (self.now(), JUMP.as_millis() as Millis);
+        if now > earlier.saturating_add(jump) {
+            Standing::Ahead
+        } else if earlier > now.saturating_add(jump) {
+            Standing::Behind
+        } else {
+            Standing::Near
         }
     }
 
     /// Time since this clock was made, whatever the wall clock does.
     pub fn running(&self) -> Duration {
-        match &*self.0 {
+        match &self.0.source {
             Source::Manual(state) => state.borrow().running,
-            Source::System { started, .. } => started.elapsed(),
+            Source::System { started } => started.elapsed(),
         }
     }
 
     /// Until running time has reached `deadline`.
     pub async fn sleep_until(&self, deadline: Duration) {
-        match &*self.0 {
-            Source::System { started, .. } => {
+        match &self.0.source {
+            Source::System { started } => {
                 tokio::time::sleep_until((*started + deadline).into()).await;
             }
             Source::Manual(state) => wait(state, |manual| manual.running >= deadline).await,
@@ -90,15 +125,18 @@ impl Clock {
 
     /// Until wall time has reached `end`.
     pub async fn sleep_until_wall(&self, end: Millis) {
-        match &*self.0 {
+        match &self.0.source {
             Source::System { .. } => self.sleep(Duration::from_millis(end.saturating_sub(self.now()))).await,
-            Source::Manual(state) => wait(state, |manual| manual.wall >= end).await,
+            Source::Manual(state) => {
+                let last = &self.0.last;
+                wait(state, |manual| manual.wall.max(last.load(Ordering::Relaxed)) >= end).await;
+            }
         }
     }
 
     /// Moves a manual clock, wall and running time alike. On the machine's clock it does nothing.
     pub fn advance(&self, time: Duration) {
-        if let Source::Manual(state) = &*self.0 {
+        if let Source::Manual(state) = &self.0.source {
             state.send_modify(|manual| {
                 manual.wall += time.as_millis() as Millis;
                 manual.running += time;
@@ -108,10 +146,25 @@ impl Clock {
 
     /// Steps a manual wall clock alone, as an operator or NTP does.
     pub fn step_wall(&self, time: Duration) {
-        if let Source::Manual(state) = &*self.0 {
+        if let Source::Manual(state) = &self.0.source {
             state.send_modify(|manual| manual.wall += time.as_millis() as Millis);
         }
     }
+
+    /// The same, backwards.
+    pub fn step_wall_back(&self, time: Duration) {
+        if let Source::Manual(state) = &self.0.source {
+            state.send_modify(|manual| manual.wall -= time.as_millis() as Millis);
+        }
+    }
+}
+
+/// How a clock stands to a time of an earlier run: see [`Clock::stands_to`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Behind,
+    Near,
+    Ahead,
 }
 
 /// A rest for the machine's sake, which no test has to move.
@@ -172,6 +225,19 @@ mod tests {
         assert!(watch.jumped_within(grace, &clock) && watch.jumped_within(grace, &clock));
         clock.advance(grace);
         assert!(!watch.jumped_within(grace, &clock));
+    }
+
+    #[test]
+    fn a_step_back_is_held_until_the_wall_clock_catches_up() {
+        let clock = Clock::manual(10_000_000);
+        clock.step_wall_back(Duration::from_secs(1));
+        assert_eq!((clock.now(), clock.is_held()), (9_999_000, false), "nobody has seen a later time");
+        clock.step_wall_back(Duration::from_secs(1));
+        assert_eq!((clock.now(), clock.is_held()), (9_999_000, false), "an adjustment");
+        clock.step_wall_back(Duration::from_millis(1));
+        assert_eq!((clock.now(), clock.is_held()), (9_999_000, true));
+        clock.advance(Duration::from_secs(2));
+        assert_eq!((clock.now(), clock.is_held()), (9_999_999, false));
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::engine::{self, Engine};
 use crate::metrics::Metrics;
-use crate::server::secrets::{AdminToken, ServerKey};
+use crate::server::secrets::{self, AdminToken, ServerKey};
 use crate::server::{self, Server};
 use crate::store::{Faults, OpenError};
 
@@ -85,6 +85,7 @@ impl Daemon {
         // Its owner's alone, where it does not exist yet.
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
         made.map_err(file(folder.clone()))?;
+        secrets::tell_if_open(&folder);
         let key = folder.join(SERVER_KEY);
         let key = ServerKey::load_or_create(&key).map_err(file(key))?;
         let admin_token = folder.join(ADMIN_TOKEN);

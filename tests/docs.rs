@@ -1,4 +1,5 @@
-//! The documentation says what the code does: settings and their defaults, metrics, error codes.
+//! The documentation says what the code does: settings and their defaults, metrics, error codes, and the tests that hold a
+//! promise of security.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,6 +12,7 @@ use waypost::metrics::{
 };
 
 const OPERATIONS: &str = include_str!("../docs/operations.md");
+const SECURITY: &str = include_str!("../docs/security.md");
 const PROTOCOL: &str = include_str!("../docs/protocol.md");
 const METRICS: &str = include_str!("../src/metrics.rs");
 
@@ -126,4 +128,42 @@ fn the_table_of_codes_has_every_code_that_is_answered_and_nothing_else() {
     }
     let told: BTreeSet<String> = rows(PROTOCOL, "Error codes").into_iter().map(|(code, _)| code).collect();
     assert_eq!(told, codes);
+}
+
+/// The tests that a page names, as `file::function` or `src/file.rs::function`.
+fn named_tests(page: &str) -> Vec<(&str, &str)> {
+    let quoted = page.split('`').skip(1).step_by(2).filter_map(|text| text.split_once("::"));
+    let is_name = |text: &str| {
+        !text.is_empty()
+            && text.bytes().all(|it| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'_')
+    };
+    quoted.filter(|(_, function)| is_name(function)).collect()
+}
+
+/// Whether there is such a test.
+fn is_test(file: &str, function: &str) -> bool {
+    let path = if file.contains('/') { file.to_owned() } else { format!("tests/{file}.rs") };
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap_or_default();
+    let attributes = ["#[test]", "#[tokio::test]"];
+    let mut lines = text.lines().map(str::trim).peekable();
+    while let Some(line) = lines.next() {
+        let is_next = |next: &&str| next.contains(&format!("fn {function}("));
+        if (attributes.contains(&line) || line.starts_with("#[tokio::test("))
+            && lines.peek().is_some_and(is_next)
+        {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn every_test_that_the_page_on_security_names_exists() {
+    assert_eq!(named_tests("`a::b_1`, `c` and `src/x.rs::d`: `E::F`"), [("a", "b_1"), ("src/x.rs", "d")]);
+    assert!(is_test("docs", "every_test_that_the_page_on_security_names_exists"));
+    assert!(!is_test("docs", "named_tests") && !is_test("docs", "nothing") && !is_test("nothing", "is_test"));
+    let named = named_tests(SECURITY);
+    assert!(named.len() > 50, "{}", named.len());
+    let missing: Vec<_> = named.iter().filter(|(file, function)| !is_test(file, function)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }

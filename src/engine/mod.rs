@@ -113,6 +113,8 @@ struct Shared {
     metrics: Arc<Metrics>,
     limits: Limits,
     boot: Boot,
+    /// Until then, in running time, nothing is removed: the clock may be wrong.
+    spared_until: Duration,
     server_id: String,
     budget: Arc<Budget>,
     /// Whether [`Engine::relieve`] has asked and was not heard yet.
@@ -215,7 +217,8 @@ impl Engine {
             |error: StoreError| OpenError::Damaged { path: path.clone(), reason: error.to_string() };
         let live_since = store.live_since().map_err(damaged)?;
         let mut boot = Boot { number: store.boot(), live_since, grace_end: Millis::MAX };
-        let (mut registries, undecodable) = writer::fold(&store, boot, &limits).map_err(damaged)?;
+        let (mut registries, folded) = writer::fold(&store, boot, &limits).map_err(damaged)?;
+        let spared_until = sweeper::spare(&clock, folded.newest, limits.relays.restart_grace);
         // The graces begin when somebody could come back.
         boot.grace_end = clock.now() + grace;
         registries.begin(boot);
@@ -225,6 +228,7 @@ impl Engine {
             let written = store.commit(&changes).and_then(|()| store.flush());
             written.map_err(|error| OpenError::of(&path, error))?;
         }
+        let undecodable = folded.undecodable.len();
         metrics.undecodable.set(undecodable as i64);
 
         let (commands, inbox) = mpsc::channel();
@@ -252,6 +256,7 @@ impl Engine {
             metrics,
             limits,
             boot,
+            spared_until,
             server_id,
             budget,
             relieving: AtomicBool::new(false),

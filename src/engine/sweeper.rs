@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Ended, Engine, Promise, Unavailable};
-use crate::clock::{JumpWatch, Millis, rest};
+use crate::clock::{Clock, JumpWatch, Millis, Standing, rest};
 use crate::id::Kind;
 use crate::metrics::KindLabel;
 use crate::registry::Expired;
@@ -18,8 +18,27 @@ use crate::wire::admin::Swept;
 
 /// Rest between two sweeps: with leases that end one by one it makes batches of them. No answer depends on a sweep.
 const REST: Duration = Duration::from_millis(100);
+/// How often it is looked whether time is still held.
+const HELD_AGAIN: Duration = Duration::from_secs(1);
 /// Rest after a failure.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Until when, in running time, a start removes nothing. Rows of which all are old may mean a long rest, or a clock that
+/// is ahead; one that is behind the rows ends nothing too early, so it is only told.
+pub(super) fn spare(clock: &Clock, newest: Option<Millis>, grace: Duration) -> Duration {
+    let Some(newest) = newest else { return Duration::ZERO };
+    match clock.stands_to(newest) {
+        Standing::Near => Duration::ZERO,
+        Standing::Ahead => {
+            tracing::warn!(delay = ?grace, newest, "the clock is ahead of all that is stored by more than an hour: sweeping waits");
+            clock.running() + grace
+        }
+        Standing::Behind => {
+            tracing::warn!(newest, "the clock is behind what is stored by more than an hour: is it right?");
+            Duration::ZERO
+        }
+    }
+}
 
 pub(super) async fn run(engine: Engine) {
     let shared = &engine.0;
@@ -30,7 +49,7 @@ pub(super) async fn run(engine: Engine) {
     let mut jumps = JumpWatch::new(&shared.clock);
     // Index rows up to here have been looked at; what is left of them has no lease that can end.
     let mut swept_to: Millis = 0;
-    let mut not_before = Duration::ZERO;
+    let mut not_before = shared.spared_until;
     let backup = shared.limits.peers.backup_sweep.as_millis() as Millis;
     let mut next_backup = shared.clock.now().saturating_add(backup);
     loop {
@@ -58,6 +77,11 @@ pub(super) async fn run(engine: Engine) {
         }
         if shared.clock.running() < not_before {
             shared.clock.sleep_until(not_before).await;
+        }
+        if shared.clock.is_held() {
+            // What has ended by a time that may be wrong stays until the wall clock has come to it.
+            shared.clock.sleep(HELD_AGAIN).await;
+            continue;
         }
         let now = shared.clock.now();
         let done = if now < next_backup { engine.sweep_expiry().await } else { engine.sweep().await };

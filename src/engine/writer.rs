@@ -18,13 +18,13 @@ use crate::clock::JumpWatch;
 use crate::id::Kind;
 use crate::limits::{COMMIT_AT, ENGINE_DRAIN, Limits};
 use crate::registry::{Boot, Registries};
-use crate::store::{Changes, Faults, Pins, Store, StoreError};
+use crate::store::{Changes, Faults, Folded, Pins, Store, StoreError};
 
 /// How often a closed store is tried again.
 const REOPEN_EVERY: Duration = Duration::from_secs(1);
 
-/// Folds the rows back into registries; tells how many did not decode.
-pub(super) fn fold(store: &Store, boot: Boot, limits: &Limits) -> Result<(Registries, usize), StoreError> {
+/// Folds the rows back into registries.
+pub(super) fn fold(store: &Store, boot: Boot, limits: &Limits) -> Result<(Registries, Folded), StoreError> {
     let mut registries = Registries::new(boot, limits);
     let folded = store.fold(|row| registries.load(row))?;
     // A number that was given is never given again, whether or not its row decodes.
@@ -32,7 +32,7 @@ pub(super) fn fold(store: &Store, boot: Boot, limits: &Limits) -> Result<(Regist
     for (key, reason) in &folded.undecodable {
         tracing::error!(%key, %reason, "a row does not decode: it is left alone");
     }
-    Ok((registries, folded.undecodable.len()))
+    Ok((registries, folded))
 }
 
 fn lock(core: &Mutex<Core>) -> MutexGuard<'_, Core> {
@@ -154,8 +154,9 @@ impl Writer {
         metrics.requests.inc_by(jobs.len() as u64);
         metrics.drains.inc();
         let (now, running) = (self.shared.clock.now(), self.shared.clock.running());
-        // After a leap ahead of the wall clock requests remove nothing on their way for a while.
-        if self.jumps.jumped_within(self.shared.limits.relays.restart_grace, &self.shared.clock) {
+        // While the wall clock is in doubt requests remove nothing on their way.
+        let leapt = self.jumps.jumped_within(self.shared.limits.relays.restart_grace, &self.shared.clock);
+        if leapt || running < self.shared.spared_until || self.shared.clock.is_held() {
             self.open.to_clean = 0;
         }
         let mut core = lock(&self.core);
@@ -339,7 +340,8 @@ impl Writer {
     fn try_reopen(&mut self) -> Result<Store, Box<dyn std::error::Error>> {
         let boot = self.shared.boot;
         let store = Store::reopen(&self.path, self.faults.clone(), boot.number)?;
-        let (mut registries, undecodable) = fold(&store, boot, &self.shared.limits)?;
+        let (mut registries, folded) = fold(&store, boot, &self.shared.limits)?;
+        let undecodable = folded.undecodable.len();
         let mut core = lock(&self.core);
         let mut changes = self.reconcile(&core, &mut registries);
         // One row at least, so that a disk that takes none is not mended.

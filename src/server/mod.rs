@@ -16,12 +16,15 @@ mod session;
 mod signalling;
 mod upgrade;
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::HeaderValue;
+use axum::http::header::{CONNECTION, TRANSFER_ENCODING};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -203,12 +206,23 @@ async fn accept(listener: TcpListener, routes: Router, app: Arc<App>, mut token:
     }
 }
 
+/// One connection, request by request. One whose length may be read in two ways, by Content-Length and by Transfer-Encoding,
+/// is its connection's last: a proxy that reads it the other way can have nothing of it taken for a request of somebody
+/// else.
 async fn serve(stream: TcpStream, peer: IpAddr, routes: TowerToHyperService<Router>, mut token: Token) {
     // Without it an answer may wait for the acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
     let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(Peer(peer));
-        hyper::service::Service::call(&routes, request)
+        let is_last = request.headers().contains_key(TRANSFER_ENCODING);
+        let answering = hyper::service::Service::call(&routes, request);
+        async move {
+            let mut answer = answering.await?;
+            if is_last {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -1,7 +1,7 @@
 //! The secrets in the data directory: the server's Ed25519 key and the admin token, made at the first start, readable
 //! by their owner alone.
 //!
-//! Owns both files. Must not know what they are used for.
+//! Owns both files, and what may be said of who else can read them. Must not know what they are used for.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -60,6 +60,16 @@ impl AdminToken {
     }
 }
 
+/// Logs that others than its owner may read a file or enter a folder, as after a copy that did not keep modes.
+pub fn tell_if_open(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(path).map_or(0, |meta| meta.permissions().mode() & 0o777);
+    if mode & 0o077 != 0 {
+        let (path, mode) = (path.display(), format!("{mode:o}"));
+        tracing::warn!(%path, mode, "others may read this; take the mode from group and others");
+    }
+}
+
 /// 32 random bytes as base64url.
 fn random_text() -> String {
     use rand::Rng;
@@ -76,7 +86,10 @@ fn random_text() -> String {
 fn load_or_create(path: &Path, fresh: &str) -> io::Result<String> {
     match std::fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        read => return read,
+        read => {
+            tell_if_open(path);
+            return read;
+        }
     }
     let folder = path.parent().unwrap_or(Path::new("."));
     // A temporary file is made with mode 0600.

@@ -12,6 +12,7 @@ use super::key::{self, LeaseKey, Satellite};
 use super::read::{Raw, Row};
 use super::record::Undecodable;
 use super::{Store, StoreError, guarded};
+use crate::clock::Millis;
 use crate::id::Kind;
 
 /// Leases that the reading thread hands over at once, and how many such batches may wait.
@@ -25,6 +26,8 @@ pub struct Folded {
     pub undecodable: Vec<(String, Undecodable)>,
     /// The highest sequence number of a registration, also of one that does not decode: never to be used again.
     pub last_sequence: u64,
+    /// The latest time that a row tells of as past.
+    pub newest: Option<Millis>,
 }
 
 impl Folded {
@@ -39,7 +42,10 @@ impl Folded {
             }
         }
         match raw.decode() {
-            Ok(row) => visit(row),
+            Ok(row) => {
+                self.newest = self.newest.max(row.told_at());
+                visit(row);
+            }
             Err(error) => self.undecodable.push((format!("{}/{}", kind.name(), raw.key.text()), error)),
         }
     }

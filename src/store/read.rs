@@ -211,6 +211,17 @@ impl Row<'_> {
         }
     }
 
+    /// The latest time that it tells of as past.
+    pub fn told_at(&self) -> Option<Millis> {
+        match self {
+            Row::Relay { record, .. } => Some(record.registered_at),
+            Row::Registration { record, .. } => Some(record.registered_at),
+            Row::Peer { record, seen, .. } => Some(seen.unwrap_or(record.seen).last_seen),
+            Row::Server { record, .. } => Some(record.seen.last_seen),
+            Row::TurnSession { .. } | Row::Claim { .. } | Row::Chunk { .. } => None,
+        }
+    }
+
     /// When all of it has ended; `None` where its holder decides.
     pub fn end(&self) -> Option<Millis> {
         match self {

@@ -32,12 +32,13 @@ pub async fn token(State(app): State<Arc<App>>, request: Request, next: Next) ->
 /// that as Origin. Only addresses and localhost are answered, and only their own pages.
 pub async fn host_and_origin(request: Request, next: Next) -> Response {
     let host = text(request.headers(), HOST.as_str());
-    if !host.as_deref().is_some_and(is_unborrowable) {
+    if is_doubled(request.headers(), HOST.as_str()) || !host.as_deref().is_some_and(is_unborrowable) {
         let error = "Host must be an IP address or localhost";
         return Failure::new(StatusCode::FORBIDDEN, "bad_host", error).into_response();
     }
     if let Some(origin) = text(request.headers(), ORIGIN.as_str())
-        && origin.split_once("://").map(|(_, host)| host) != host.as_deref()
+        && (is_doubled(request.headers(), ORIGIN.as_str())
+            || origin.split_once("://").map(|(_, host)| host) != host.as_deref())
     {
         return Failure::new(StatusCode::FORBIDDEN, "bad_origin", "Origin must be this address")
             .into_response();
@@ -47,6 +48,11 @@ pub async fn host_and_origin(request: Request, next: Next) -> Response {
 
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+/// Of two that differ a proxy may have looked at the other one.
+fn is_doubled(headers: &HeaderMap, name: &str) -> bool {
+    headers.get_all(name).iter().nth(1).is_some()
 }
 
 /// `host` or `host:port` that no DNS name can stand for.
