@@ -100,6 +100,8 @@ pub const WAITING_FRAMES: usize = 64;
 pub const WAITING_BYTES: usize = MIB;
 /// What a claim's grace has left at least after a restart, where it is not shorter by itself (link, section 4).
 pub const LEAST_GRACE_LEFT: Duration = Duration::from_secs(5);
+/// Time for a request's head, from the end of the one before on.
+pub const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a request's head.
 pub const REQUEST_HEAD_BYTES: usize = 16 * KIB;
 /// Bytes that a socket collects before it writes without being flushed; above what a session leaves unflushed.

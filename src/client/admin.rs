@@ -8,6 +8,7 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
 use super::ClientError;
+use super::http::KEEP_IDLE;
 use crate::wire::admin::{AdminError, ClaimPage, Connections, Lease, LeasePage, Status, Swept};
 
 /// How long one request may take.
@@ -40,7 +41,8 @@ impl AdminClient {
         let base = base.into().trim_end_matches('/').to_owned();
         let token = token.into().trim().to_owned();
         // An admin endpoint is reached directly: a proxy of the environment must not see its token.
-        let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build();
+        let http =
+            reqwest::Client::builder().no_proxy().timeout(TIMEOUT).pool_idle_timeout(KEEP_IDLE).build();
         Ok(AdminClient { base, token, http: http.map_err(|error| ClientError::Unreachable(error.into()))? })
     }
 

@@ -10,6 +10,7 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 
 use super::ClientError;
+use crate::limits::REQUEST_HEAD_TIMEOUT;
 use crate::wire::http::ErrorBody;
 
 /// How long one request may take, its answer included, unless told otherwise.
@@ -24,6 +25,11 @@ pub(super) struct Http {
     http: reqwest::Client,
 }
 
+/// How long a connection is kept for the next request: the daemon ends an idle one, and a request that crosses that end would
+/// fail without having been heard.
+pub(super) const KEEP_IDLE: Duration = Duration::from_secs(5);
+const _: () = assert!(KEEP_IDLE.as_millis() < REQUEST_HEAD_TIMEOUT.as_millis());
+
 impl Http {
     /// `base` is an `http://` URL; anything else is [`ClientError::Unreachable`].
     pub fn new(base: &str, timeout: Duration) -> Result<Http, ClientError> {
@@ -32,7 +38,8 @@ impl Http {
             return Err(ClientError::Unreachable("only http:// addresses are spoken here".into()));
         }
         // A registry is reached directly: a proxy of the environment must not see its tokens.
-        let http = reqwest::Client::builder().no_proxy().timeout(timeout).build();
+        let http =
+            reqwest::Client::builder().no_proxy().timeout(timeout).pool_idle_timeout(KEEP_IDLE).build();
         Ok(Http { base, http: http.map_err(|error| ClientError::Unreachable(error.into()))? })
     }
 

@@ -35,7 +35,9 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::clock::{Clock, rest};
 use crate::engine::Engine;
-use crate::limits::{HTTP_CONNECTIONS, HTTP_CONNECTIONS_PER_ADDRESS, Limits, REQUEST_HEAD_BYTES};
+use crate::limits::{
+    HTTP_CONNECTIONS, HTTP_CONNECTIONS_PER_ADDRESS, Limits, REQUEST_HEAD_BYTES, REQUEST_HEAD_TIMEOUT,
+};
 use crate::metrics::{Metrics, RefusalLabel};
 use crate::wire::signalling::{ServerMessage, encode};
 use drain::{Drain, Token};
@@ -49,9 +51,6 @@ pub use http::Bearer;
 pub use http::bootstrap::page as peer_page;
 pub use limiter::{Limiter, Verdict};
 pub use link::header_gate;
-
-/// How long a client may take to send the head of a request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long an HTTP request may still take once the daemon ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -226,7 +225,7 @@ async fn serve(stream: TcpStream, peer: IpAddr, routes: TowerToHyperService<Rout
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(REQUEST_HEAD_TIMEOUT)
         .max_buf_size(REQUEST_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
