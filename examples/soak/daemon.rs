@@ -125,10 +125,14 @@ impl Daemon {
     }
 
     pub async fn sample(&mut self, data: &Path, at: Duration) -> Result<Sample> {
-        if let Some(status) = self.child.try_wait()? {
-            return Err(format!("the daemon has ended by itself: {status}").into());
-        }
-        let status = self.admin.status().await?;
+        let status = match self.admin.status().await {
+            Ok(status) => status,
+            Err(error) => {
+                Clock::system().sleep(Duration::from_secs(1)).await;
+                let ended = self.child.try_wait()?.map(|status| status.to_string());
+                return Err(format!("no sample: {error}; ended: {}", ended.unwrap_or("no".into())).into());
+            }
+        };
         Ok(Sample {
             at,
             resident: waypost::cli::bench::process::resident_bytes(self.pid())?,
@@ -148,9 +152,10 @@ impl Drop for Daemon {
     }
 }
 
-/// A line of the log, which must be read by somebody: else the daemon would wait for a reader.
+/// A line of the log, which must be read by somebody: else the daemon would wait for a reader. A panic is no JSON.
 fn told(line: &str) {
-    if line.contains(r#""level":"ERROR""#) {
+    let is_harmless = |line: serde_json::Value| ["INFO", "WARN"].iter().any(|level| line["level"] == *level);
+    if !serde_json::from_str(line).is_ok_and(is_harmless) {
         LOGGED_ERRORS.fetch_add(1, Ordering::Relaxed);
         println!("the daemon logs: {line}");
     }
