@@ -242,8 +242,8 @@ fn the_number_of_a_row_that_does_not_decode_is_never_given_again() {
     assert_eq!(store.fold(|_| {}).unwrap().undecodable.len(), 2);
 }
 
-/// Memory has 48 bits for a registration's number: one that did not fit was entered and then looked for in vain, a panic of
-/// the writer at each start. And behind the highest possible one there is none to give.
+/// Memory has 48 bits for a registration's number: one that did not fit was cut short and then looked for in vain, a panic of
+/// the writer once somebody came to its point. And behind the highest possible one there is none to give.
 #[test]
 fn a_number_that_damage_has_made_too_large_is_undecodable_and_numbers_go_on() {
     let place = store_with_leases();
