@@ -163,3 +163,87 @@ fn damage_anywhere_is_an_error_or_a_lost_end_and_never_a_panic() {
         }
     }
 }
+
+/// A store of 200 registrations that were written again and again since its last start, as a kill would leave it; and its log
+/// as it was three flushes before the end.
+fn killed() -> (Place, Vec<u8>) {
+    let (place, killed) = (Place::new(), Place::new());
+    let mut store = place.open();
+    let mut before = Vec::new();
+    for count in 0..800 {
+        if count == 200 {
+            drop(store);
+            store = place.open();
+        }
+        let mut record = registration("bob", 10, 20);
+        record.payloads = vec![format!("{count} {}", "x".repeat(3000)).into()];
+        commit(&store, |changes| put(changes, count * 7 % 200, &record, 10));
+        if count % 10 == 9 || count > 790 {
+            store.flush().unwrap();
+        }
+        if count == 796 {
+            before = fs::read(place.path().join("db")).unwrap();
+        }
+    }
+    copy(&place.path(), &killed.path());
+    (killed, before)
+}
+
+fn is_damaged_and_stays_so(path: &Path, reason: &str) {
+    for _ in 0..2 {
+        let error = refusal(path);
+        assert!(matches!(error, OpenError::Damaged { .. }), "{error:?}");
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+}
+
+/// sled opens it with the rows that are left.
+#[test]
+fn a_log_without_the_last_flushed_commits_is_damaged() {
+    let (place, before) = killed();
+    fs::write(place.path().join("db"), before).unwrap();
+    is_damaged_and_stays_so(&place.path(), "its commit number is 797, and has been 800");
+}
+
+/// sled leaves out what comes after it in that segment, and goes on with the next one.
+#[test]
+fn a_log_that_is_damaged_in_its_midst_opens_with_all_rows_or_not_at_all() {
+    let (whole, _) = killed();
+    let expected = {
+        let place = Place::new();
+        copy(&whole.path(), &place.path());
+        rows(&place.open())
+    };
+    let log = fs::read(whole.path().join("db")).unwrap();
+    let mut passed_over = 0;
+    for part in 0..24 {
+        let place = Place::new();
+        copy(&whole.path(), &place.path());
+        let mut bytes = log.clone();
+        bytes[part * log.len() / 24 + 1000] ^= 1;
+        fs::write(place.path().join("db"), bytes).unwrap();
+        match Store::open(&place.path(), Faults::default()) {
+            Ok(store) => assert_eq!(rows(&store), expected, "part {part}"),
+            Err(OpenError::Damaged { reason, .. }) if reason.contains("makes no sense at byte") => {
+                passed_over += 1;
+                is_damaged_and_stays_so(&place.path(), "its file db makes no sense at byte");
+            }
+            Err(OpenError::Damaged { .. }) => is_damaged_and_stays_so(&place.path(), "is damaged"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(passed_over > 0, "sled noticed all of it itself");
+}
+
+#[test]
+fn a_note_of_what_was_flushed_that_a_power_cut_took_back_is_no_damage() {
+    let whole = killed().0;
+    for note in ["", "\0\0\0\0\0\0\0\0", "00000000000000000007 18446744073709551608\n"] {
+        let place = Place::new();
+        copy(&whole.path(), &place.path());
+        fs::write(place.path().join("flushed"), note).unwrap();
+        assert_eq!(rows(&place.open()).len(), 200, "{note:?}");
+    }
+    fs::write(whole.path().join("flushed"), "00000000000000000007 18446744073709551607\n").unwrap();
+    is_damaged_and_stays_so(&whole.path(), "says nonsense");
+}
