@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use sled::{Batch, Db};
 
-use super::{Faults, OpenError, SCHEMA, StoreError, disk, key, migrate, swap};
+use super::{Faults, OpenError, SCHEMA, StoreError, disk, key, log, migrate, swap};
 use super::{guarded, number, open_sled, open_whole, refuse_lost_rows};
 
 /// Rows that are copied in one batch, and flushed: sled's file grows to what its garbage takes at most, and only what
@@ -207,12 +207,13 @@ impl Job<'_> {
             self.faults.on_step()?;
         }
         fresh.flush()?;
+        let end = log::end(&fresh);
         drop(fresh);
         disk::closed(&self.fresh)?;
         self.faults.on_step()?;
         let disk = disk::Disk::open(&self.fresh)?;
         disk.note_boot(number(db, key::BOOT)?)?;
-        disk.note_commits(number(db, key::COMMITS)?)?;
+        disk.note_end(end)?;
         self.faults.on_step()?;
         Ok(disk::sync_all(&self.fresh)?)
     }

@@ -1,7 +1,7 @@
 //! The files under sled: what it leaves to its user to make durable and to clean up.
 //!
 //! Owns fdatasync of sled's log and of the directories, the lock, the room on the disk, and what is noted beside them: the
-//! boot number, how many commits were flushed, and damage that was found. Must not know trees or records.
+//! boot number, how far the log was flushed, and damage that was found. Must not know trees or records.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -84,9 +84,9 @@ pub(super) fn note_damage(path: &Path, reason: &str) -> io::Result<()> {
     sync_all(path)
 }
 
-/// The number of the last commit that was flushed, in a file of its own beside sled's: 0 where nothing is noted, as where
-/// a power cut took the file's first contents.
-pub(super) fn noted_commits(path: &Path) -> io::Result<u64> {
+/// How far the log was flushed, in a file of its own beside sled's: 0 where nothing is noted, as where a power cut took the
+/// file's first contents.
+pub(super) fn noted_end(path: &Path) -> io::Result<u64> {
     let text = match fs::read(path.join(FLUSHED)) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -103,8 +103,8 @@ pub(super) fn noted_commits(path: &Path) -> io::Result<u64> {
 }
 
 /// A number and its complement, of the same length whatever the number is: it is written over the one before.
-fn note(commits: u64) -> String {
-    format!("{commits:020} {:020}\n", !commits)
+fn note(end: u64) -> String {
+    format!("{end:020} {:020}\n", !end)
 }
 
 /// Every file and folder under this one is on the disk when this returns.
@@ -176,14 +176,14 @@ impl Disk {
         self.log.sync_data()
     }
 
-    /// Notes that this commit, and with it all before, is on the disk. The note itself is not waited for: where a power
-    /// cut takes it, an older one is there, which claims less.
-    pub fn note_commits(&self, commits: u64) -> io::Result<()> {
-        self.flushed.write_all_at(note(commits).as_bytes(), 0)
+    /// Notes that the log is on the disk up to there. The note itself is not waited for: where a power cut takes it, an older
+    /// one is there, which claims less.
+    pub fn note_end(&self, end: u64) -> io::Result<()> {
+        self.flushed.write_all_at(note(end).as_bytes(), 0)
     }
 
-    /// The last note is on the disk when this returns.
-    pub fn sync_notes(&self) -> io::Result<()> {
+    /// The last such note is on the disk when this returns.
+    pub fn sync_end(&self) -> io::Result<()> {
         self.flushed.sync_data()
     }
 

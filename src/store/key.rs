@@ -11,12 +11,11 @@ use crate::id::{ChunkKey, Kind, LinkId, NodeId, PeerId, ServerId, SessionId};
 /// leases end; the second has what requests remove on their way, and is swept for what they have left.
 pub(super) const INDEX: &str = "index.expiry";
 pub(super) const ON_DEMAND: &str = "index.on_demand";
-/// Schema, boot number, the earliest boot that counts, the number of the last commit.
+/// Schema, boot number, the earliest boot that counts.
 pub(super) const META: &str = "meta";
 pub(super) const SCHEMA: &str = "schema";
 pub(super) const BOOT: &str = "boot";
 pub(super) const LIVE_SINCE: &str = "live_since";
-pub(super) const COMMITS: &str = "commits";
 
 /// Numbers of registrations and generations of claims that a row may have: as many again are left to be given. Memory has
 /// 48 bits for the first, and one that is larger has been damaged.

@@ -1,7 +1,7 @@
 //! What sled passes over in its own log without a word. It takes an entry that does not make sense for the remains of a segment
 //! that was used again, and leaves out the rest of that segment, even where pages hang on it.
 //!
-//! Owns reading sled's segments once more after it has opened them. Must not know trees or records.
+//! Owns how far the log goes, and reading its segments once more after sled has opened them. Must not know trees or records.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,6 +9,11 @@ use std::io;
 use std::path::Path;
 
 use sled::{Db, Lsn};
+
+/// The last position of the log that is written, with all of its transaction and of all before.
+pub(super) fn end(db: &Db) -> u64 {
+    db.context.pagecache.log.stable_offset().try_into().unwrap_or(0)
+}
 
 /// The log position of the newest snapshot: what is before it was read when it was made. 0 where there is none.
 pub(super) fn last_snapshot(path: &Path) -> io::Result<Lsn> {

@@ -20,7 +20,6 @@ mod swap;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sled::transaction::TransactionError;
@@ -100,8 +99,6 @@ pub struct Store {
     disk: Disk,
     faults: Faults,
     boot: u64,
-    /// The number of the last commit.
-    commits: AtomicU64,
     /// Held until everything above is closed.
     _lock: std::fs::File,
 }
@@ -133,22 +130,19 @@ impl Store {
         let db = open_whole(path)?;
         let db = migrate::run(db, path, steps)?;
         let disk = Disk::open(path).map_err(io)?;
-        let commits = guarded(|| number(&db, key::COMMITS)).map_err(|error| OpenError::of(path, error))?;
         if let Err(error) = swap::clear(path) {
             tracing::warn!(%error, "cannot remove what a compaction left over");
         }
-        Ok(Store { db, disk, faults, boot: 0, commits: commits.into(), _lock: lock })
+        Ok(Store { db, disk, faults, boot: 0, _lock: lock })
     }
 
     fn count_boot(&self) -> Result<u64, StoreError> {
         let meta = self.tree(key::META)?;
         let last = self.number(key::BOOT)?;
         meta.insert(key::BOOT, &(last + 1).to_be_bytes())?;
-        self.db.flush()?;
-        self.disk.sync()?;
+        self.flush_and_note()?;
         self.disk.note_boot(last + 1)?;
-        self.disk.note_commits(self.commits.load(Ordering::Acquire))?;
-        self.disk.sync_notes()?;
+        self.disk.sync_end()?;
         Ok(last + 1)
     }
 
@@ -183,30 +177,23 @@ impl Store {
                 None => batches[at].1.remove(row.key.clone()),
             }
         }
-        // What is flushed is known by the number of its last commit: see `refuse_lost_rows`.
-        let commits = self.commits.load(Ordering::Acquire) + 1;
-        let at = batches.iter().position(|(tree, _)| *tree == key::META);
-        let at = at.unwrap_or_else(|| {
-            batches.push((key::META, Batch::default()));
-            batches.len() - 1
-        });
-        batches[at].1.insert(key::COMMITS, &commits.to_be_bytes());
         let batches = batches.into_iter().map(|(tree, batch)| Ok((self.tree(tree)?, batch)));
         let batches = batches.collect::<Result<Vec<_>, StoreError>>()?;
-        guarded(|| apply(&batches))?;
-        self.commits.store(commits, Ordering::Release);
-        Ok(())
+        guarded(|| apply(&batches))
     }
 
     /// Puts every commit so far on the disk itself. sled's own flush does not: see docs/storage.md.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.faults.on_flush()?;
-        let commits = self.commits.load(Ordering::Acquire);
-        guarded(|| {
-            self.db.flush()?;
-            self.disk.sync()?;
-            Ok(self.disk.note_commits(commits)?)
-        })
+        guarded(|| self.flush_and_note())
+    }
+
+    fn flush_and_note(&self) -> Result<(), StoreError> {
+        self.db.flush()?;
+        // What is committed meanwhile may be on the disk afterwards, and need not be.
+        let end = log::end(&self.db);
+        self.disk.sync()?;
+        Ok(self.disk.note_end(end)?)
     }
 
     /// Bytes that the store takes on the disk.
@@ -264,15 +251,16 @@ fn open_whole(path: &Path) -> Result<sled::Db, OpenError> {
 /// sled opens a log as far as it makes sense, a wholly damaged one as an empty store: what it has then is older than
 /// what was noted beside it.
 fn refuse_lost_rows(db: &sled::Db, path: &Path) -> Result<(), StoreError> {
-    let lost = |what: &str, written: u64, noted: u64| {
-        Err(damage(format!("it has lost rows: its {what} number is {written}, and has been {noted}")))
+    let lost = |what: &str, now: u64, noted: u64| {
+        Err(damage(format!("it has lost rows: its {what} is {now}, and has been {noted}")))
     };
-    let (written, noted) = (number(db, key::BOOT)?, disk::noted_boot(path)?);
-    if written < noted {
-        return lost("boot", written, noted);
+    // Before anything is looked up, since sled makes a tree that is not there.
+    let (end, noted) = (log::end(db), disk::noted_end(path)?);
+    let (boot, noted_boot) = (number(db, key::BOOT)?, disk::noted_boot(path)?);
+    if boot < noted_boot {
+        return lost("boot number", boot, noted_boot);
     }
-    let (written, noted) = (number(db, key::COMMITS)?, disk::noted_commits(path)?);
-    if written < noted { lost("commit", written, noted) } else { Ok(()) }
+    if end < noted { lost("log's end", end, noted) } else { Ok(()) }
 }
 
 /// sled passes over what makes no sense in the midst of its log. Once open it does not come to that place again: so it is
