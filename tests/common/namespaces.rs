@@ -64,9 +64,9 @@ impl Network {
             cables: [format!("wp{mark}p"), format!("wp{mark}q")],
         };
         if let Err(why) = try_ip(&["netns", "add", &network.daemon]) {
-            skip(&format!("network namespaces cannot be made, which takes root and iproute2: {why}"));
             // There is nothing to remove.
             std::mem::forget(network);
+            skip(&format!("network namespaces cannot be made, which takes root and iproute2: {why}"));
             return None;
         }
         ip(&["netns", "add", &network.peers]);
