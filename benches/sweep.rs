@@ -147,6 +147,7 @@ impl Bench {
         settings.server.admin_listen = (Ipv4Addr::LOCALHOST, 0).into();
         settings.server.data_dir = folder.to_owned();
         settings.connections.messages_per_minute = 0;
+        settings.connections.upgrades_per_minute = 0;
         settings.connections.max_connections_per_address = settings.connections.max_connections;
         // A leap of the wall clock delays sweeping by one grace of running time, and that stands still here.
         settings.relays.restart_grace = Duration::ZERO;

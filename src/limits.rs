@@ -79,6 +79,10 @@ pub const LINK_READ_BUFFER_BYTES: usize = 32 * KIB;
 /// HTTP connections that are no sockets, in all and from one address.
 pub const HTTP_CONNECTIONS: usize = 8192;
 pub const HTTP_CONNECTIONS_PER_ADDRESS: usize = 64;
+/// Addresses that a whole IPv6 /48 counts for, wherever a limit is one of an address.
+pub const ADDRESSES_PER_SITE: usize = 16;
+/// Addresses whose requests are counted, for each limit; past it all begin anew.
+pub const LIMITED_ADDRESSES: usize = 131_072;
 /// Bytes of a bootstrap request's body (bootstrap, first section).
 pub const PEER_BODY_BYTES: usize = 256 * KIB;
 /// Bytes of a directory request's body (directory).
@@ -98,6 +102,8 @@ pub const MAX_SERVERS: usize = 1000;
 /// the grace they are all that is kept (link, section 3).
 pub const WAITING_FRAMES: usize = 64;
 pub const WAITING_BYTES: usize = MIB;
+/// Server-ids that are held or in their grace; past it a free one is refused.
+pub const MAX_CLAIMS: usize = 100_000;
 /// What a claim's grace has left at least after a restart, where it is not shorter by itself (link, section 4).
 pub const LEAST_GRACE_LEFT: Duration = Duration::from_secs(5);
 /// Time for a request's head, from the end of the one before on.
@@ -130,6 +136,8 @@ section! {
         outbox_total_bytes: usize = 256 * MIB, AtLeast(KIB);
         /// HTTP requests in 60 s per address (IPv6: per /64), and the burst it may spend at once; past it 429; 0 = no limit.
         http_requests_per_minute: u32 = 600;
+        /// Upgrades of signalling in 60 s per address (IPv6: per /64), and the burst it may spend at once; past it 429; 0 = no limit.
+        upgrades_per_minute: u32 = 120;
         /// Link upgrades in 60 s per address (IPv6: per /64), once its burst is spent; past it 429; 0 = no limit.
         link_upgrades_per_minute: u32 = 10;
         /// Link upgrades that an address may spend at once.

@@ -227,7 +227,7 @@ fn every_fault_is_told_at_once_with_its_source() {
         r#"waypost.toml: chunks.ttl: expected at least "1ms", found string "0s""#,
         "waypost.toml: chunks.cache_bytes: expected at least 131072, found signed int `131071`",
         r#"waypost.toml: chunks.pull_timeout: expected at least "1ms", found string "0ms""#,
-        "waypost.toml: limits.mesages_per_minute: unknown key, expected one of max_connections, max_connections_per_address, messages_per_minute, pair_requests_per_minute, max_message_bytes, first_message_timeout, outbox_bytes, outbox_total_bytes, http_requests_per_minute, link_upgrades_per_minute, link_upgrade_burst",
+        "waypost.toml: limits.mesages_per_minute: unknown key, expected one of max_connections, max_connections_per_address, messages_per_minute, pair_requests_per_minute, max_message_bytes, first_message_timeout, outbox_bytes, outbox_total_bytes, http_requests_per_minute, upgrades_per_minute, link_upgrades_per_minute, link_upgrade_burst",
         "environment variable WAYPOST_NOPE__X: nope: unknown section, expected one of chunks, directory, drain, limits, link, liveness, log, pairing, peers, relays, rendezvous, server, sweep, turn",
         "environment variable WAYPOST_RELAYS__NOPE: relays.nope: unknown key, expected one of restart_grace",
         "waypost.toml: rendezvuos: unknown section, expected one of chunks, directory, drain, limits, link, liveness, log, pairing, peers, relays, rendezvous, server, sweep, turn",

@@ -13,7 +13,7 @@ use common::store::{Place, commit, copy, of_order, open, put, put_relay, registr
 use waypost::clock::Millis;
 use waypost::id::{Generation, LinkId, NodeId, ServerId, SessionId};
 use waypost::limits::Limits;
-use waypost::registry::claims::{Claim, Claimed, Found, State, Taken};
+use waypost::registry::claims::{Claim, Claimed, Found, Refused, State};
 use waypost::registry::{Boot, Registries};
 use waypost::store::{
     Changes, ClaimRecord, Indexed, LeaseKey, PeerRecord, Row, Seen, ServerRecord, Store, TurnSessionRecord,
@@ -178,7 +178,7 @@ fn the_store_of_schema_3_answers_as_it_did() {
 
     // As the daemon goes on with it.
     let mut changes = Changes::default();
-    assert_eq!(claims.claim(START, &link("home"), None, &mut changes), Err(Taken(Generation(1))));
+    assert_eq!(claims.claim(START, &link("home"), None, &mut changes), Err(Refused::Taken(Generation(1))));
     let next = |number: u64, found| Ok(Claimed { generation: Generation((1 << 33) + number), found });
     assert_eq!(claims.claim(START, &link("my home"), None, &mut changes), next(1, Found::Standing));
     assert_eq!(claims.claim(END, &link("away"), None, &mut changes), next(2, Found::Over));

@@ -229,6 +229,8 @@ async fn ten_thousand_sockets_in_every_state_leave_nothing_behind() {
             "--set",
             "limits.max_connections_per_address=10000",
             "--set",
+            "limits.upgrades_per_minute=0",
+            "--set",
             "limits.http_requests_per_minute=0",
             "--set",
             "rendezvous.keep_drops=false",

@@ -5,7 +5,7 @@ mod common;
 
 use common::registry::{HOUR, Meet, START, World, from};
 use waypost::clock::Millis;
-use waypost::limits::{MAX_DROP_BYTES_PER_RESULT, MAX_DROPS_PER_RESULT, MAX_ENTRIES_PER_POINT};
+use waypost::limits::{Limits, MAX_DROP_BYTES_PER_RESULT, MAX_DROPS_PER_RESULT, MAX_ENTRIES_PER_POINT};
 use waypost::registry::rendezvous::Refused;
 
 /// The message is refused and nothing has changed by it.
@@ -125,6 +125,37 @@ fn points_and_tokens_fill_the_registry_by_their_number() {
     world.meet(START, &from("bob").point("p")).unwrap();
     world.leave("ann");
     world.meet(START, &from("cat").token("t").token("u")).unwrap();
+}
+
+/// A flood must not keep those from coming back who were there before it.
+#[test]
+fn in_a_full_registry_ones_own_may_still_be_replaced_and_nothing_more() {
+    let full = [
+        |limits: &mut Limits| limits.rendezvous.max_registrations = 3,
+        |limits: &mut Limits| limits.rendezvous.max_entries = 5,
+        |limits: &mut Limits| limits.rendezvous.max_stored_bytes = 5 + 6,
+    ];
+    for limit in full {
+        let mut world = World::with(limit);
+        let ann = || from("ann").drop("p", "hello").token("t");
+        world.meet(START, &ann()).unwrap();
+        world.meet(START, &from("ann").point("q")).unwrap();
+        world.meet(START, &from("bob").point("p").token("u")).unwrap();
+        let full = world.registries.rendezvous.totals();
+        refused(&mut world, START, &from("cat").drop("p", "hello").point("q"), Refused::RegistryFull);
+        world.meet(START + 1, &ann()).unwrap();
+        assert_eq!(world.registries.rendezvous.totals(), full);
+        // Of a registration that keeps a token the point is replaced, but it stays.
+        refused(
+            &mut world,
+            START,
+            &from("ann").drop("p", "hello").point("r").point("s"),
+            Refused::RegistryFull,
+        );
+        // Two go for one.
+        world.meet(START + 2, &from("ann").drop("p", "hi").point("q").token("t")).unwrap();
+        assert_eq!(world.registries.rendezvous.totals().points, full.points);
+    }
 }
 
 /// Leaves room for one more at each point.

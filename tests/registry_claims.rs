@@ -11,7 +11,7 @@ use common::registry::{START, World, link, millis};
 use waypost::clock::Millis;
 use waypost::id::Generation;
 use waypost::registry::Expired;
-use waypost::registry::claims::{Claim, Claimed, Found, State, Taken};
+use waypost::registry::claims::{Claim, Claimed, Found, Refused, State};
 
 const GRACE: Millis = 30_000;
 const LEAST: Millis = 5_000;
@@ -24,7 +24,7 @@ const fn grace(generation: u64, until: Millis) -> Option<Claim> {
     Some(Claim { generation: Generation(generation), state: State::Grace { until } })
 }
 
-const fn claimed(generation: u64, found: Found) -> Result<Claimed, Taken> {
+const fn claimed(generation: u64, found: Found) -> Result<Claimed, Refused> {
     Ok(Claimed { generation: Generation(generation), found })
 }
 
@@ -65,11 +65,11 @@ fn a_held_id_is_had_only_from_a_holder_that_was_found_silent() {
     let mut world = World::new();
     assert_eq!(world.claim(START, "home", None).0, claimed(1, Found::Free));
     for silent in [None, Some(Generation(0)), Some(Generation(2))] {
-        assert_eq!(world.claim(START, "home", silent), (Err(Taken(Generation(1))), 0), "{silent:?}");
+        assert_eq!(world.claim(START, "home", silent), (Err(Refused::Taken(Generation(1))), 0), "{silent:?}");
     }
     assert_eq!(get(&world, "home", START), held(1));
     assert_eq!(world.claim(START, "home", Some(Generation(1))), (claimed(2, Found::Standing), 1));
-    assert_eq!(world.claim(START, "home", Some(Generation(1))), (Err(Taken(Generation(2))), 0));
+    assert_eq!(world.claim(START, "home", Some(Generation(1))), (Err(Refused::Taken(Generation(2))), 0));
     assert_eq!(world.release(START, "home", Generation(1)), (false, 0), "the late exit of who was displaced");
     assert_eq!(get(&world, "home", START), held(2));
 }

@@ -18,8 +18,9 @@ const SOON: Duration = Duration::from_secs(30);
 /// How often it is looked whether it has ended.
 const LOOK: Duration = Duration::from_millis(20);
 /// One address does what is meant for many.
-const UNLIMITED: [&str; 8] = [
+const UNLIMITED: [&str; 9] = [
     "limits.messages_per_minute=0",
+    "limits.upgrades_per_minute=0",
     "limits.pair_requests_per_minute=0",
     "limits.http_requests_per_minute=0",
     "limits.link_upgrades_per_minute=0",

@@ -12,7 +12,7 @@ use crate::id::{ConnId, Generation, LinkId, SocketId};
 use crate::live::link::{Attached, Holding, Slot};
 use crate::live::outbox::{Budget, Close, Outbox};
 use crate::registry::Registries;
-use crate::registry::claims::{Found, State, Taken};
+use crate::registry::claims::{Found, Refused, State};
 use crate::store::Changes;
 use crate::wire::admin::{Claim, ClaimPage};
 
@@ -34,10 +34,12 @@ pub struct ClaimQuery {
     pub limit: usize,
 }
 
-/// Another binary holds the id; only if that one is silent can it be had.
-struct HeldBy {
-    generation: Generation,
-    holder: Arc<Outbox>,
+/// Why an id is not to be had.
+enum NotHeld {
+    /// Another binary holds it; only if that one is silent can it be had.
+    By { generation: Generation, holder: Arc<Outbox> },
+    /// There are too many claims.
+    Full,
 }
 
 impl Engine {
@@ -50,7 +52,8 @@ impl Engine {
             let claimed = self.run(Promise::Flushed, move |turn| turn.claim(newcomer, &id, silent));
             match claimed.await.map_err(Err)? {
                 Ok(held) => return Ok(held),
-                Err(HeldBy { generation, holder }) => {
+                Err(NotHeld::Full) => return Err(Err(Unavailable::Overloaded)),
+                Err(NotHeld::By { generation, holder }) => {
                     if self.is_alive(&holder, self.0.limits.link.probe).await {
                         break;
                     }
@@ -138,14 +141,15 @@ impl Turn<'_> {
         newcomer: Arc<Outbox>,
         id: &LinkId,
         silent: Option<Generation>,
-    ) -> Result<Held, HeldBy> {
+    ) -> Result<Held, NotHeld> {
         let core = &mut *self.core;
         let claimed = match core.registries.claims.claim(self.now, id, silent, self.changes) {
             Ok(claimed) => claimed,
-            Err(Taken(generation)) => {
+            Err(Refused::Full) => return Err(NotHeld::Full),
+            Err(Refused::Taken(generation)) => {
                 let holder = core.links.holder(id).filter(|(held, _)| *held == generation);
                 match holder {
-                    Some((generation, holder)) => return Err(HeldBy { generation, holder }),
+                    Some((generation, holder)) => return Err(NotHeld::By { generation, holder }),
                     // Its socket is gone already.
                     None => return self.claim(newcomer, id, Some(generation)),
                 }

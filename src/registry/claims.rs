@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::Expired;
 use crate::clock::Millis;
 use crate::id::{Generation, LinkId};
-use crate::limits::LEAST_GRACE_LEFT;
+use crate::limits::{LEAST_GRACE_LEFT, MAX_CLAIMS};
 use crate::store::{Changes, ClaimRecord, Indexed, LeaseKey};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,9 +72,14 @@ pub enum Found {
     Standing,
 }
 
-/// Another binary holds the id under this generation.
+/// Why an id is not to be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Taken(pub Generation);
+pub enum Refused {
+    /// Another binary holds it under this generation.
+    Taken(Generation),
+    /// It is free, and there are too many claims.
+    Full,
+}
 
 #[derive(Debug)]
 pub struct Claims {
@@ -115,12 +120,15 @@ impl Claims {
         id: &LinkId,
         silent: Option<Generation>,
         changes: &mut Changes,
-    ) -> Result<Claimed, Taken> {
+    ) -> Result<Claimed, Refused> {
         let old = self.claims.get(id).copied();
         if let Some(Claim { generation, state: State::Held }) = old
             && silent != Some(generation)
         {
-            return Err(Taken(generation));
+            return Err(Refused::Taken(generation));
+        }
+        if old.is_none() && self.claims.len() >= MAX_CLAIMS {
+            return Err(Refused::Full);
         }
         self.last_generation += 1;
         let generation = Generation(self.last_generation);

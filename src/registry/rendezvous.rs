@@ -22,7 +22,7 @@ use crate::limits::{
 };
 use crate::store::{Changes, DropRef, Indexed, LeaseKey, PointRecord, RegistrationRecord};
 use crate::wire::signalling::RegisterRendezvous;
-use entries::{Half, Holdings, Registration};
+use entries::{Going, Half, Holdings, Registration};
 use filing::Filed;
 use places::Places;
 
@@ -155,14 +155,20 @@ impl Rendezvous {
                 return Err(Refused::PeerQuota);
             }
         }
-        let points = request.points.iter().map(|point| &point.name);
-        let texts = points.chain(&request.tokens).chain(&request.payloads);
-        let bytes: usize = texts.map(String::len).sum();
-        let entries = self.totals.points + self.totals.tokens + request.points.len() + request.tokens.len();
-        let full = self.registrations.len() >= self.rules.max_registrations
-            || entries > self.rules.max_entries
-            || self.totals.stored_bytes + bytes as u64 > self.rules.max_stored_bytes;
-        if full { Err(Refused::RegistryFull) } else { Ok(()) }
+        let names = request.points.iter().map(|point| &point.name);
+        let texts = names.chain(&request.tokens).chain(&request.payloads);
+        let registrations = self.registrations.len() + 1;
+        let entries = self.totals.points + self.totals.tokens + points.len() + tokens.len();
+        let bytes = self.totals.stored_bytes + texts.map(|text| text.len() as u64).sum::<u64>();
+        let fits = |going: Going| {
+            registrations - going.registrations <= self.rules.max_registrations
+                && entries - going.entries <= self.rules.max_entries
+                && bytes - going.bytes <= self.rules.max_stored_bytes
+        };
+        // What goes for it is looked for only where there is no room otherwise.
+        let holdings = self.by_peer.get(&request.peer_id);
+        let replaces = || holdings.is_some_and(|it| fits(self.going(it, points, tokens)));
+        if fits(Going::default()) || replaces() { Ok(()) } else { Err(Refused::RegistryFull) }
     }
 
     fn collect(

@@ -12,6 +12,7 @@ use axum::http::HeaderMap;
 use axum::http::header::FORWARDED;
 use ipnet::IpNet;
 
+use crate::limits::ADDRESSES_PER_SITE;
 use crate::metrics::Refusal;
 
 pub struct Gate {
@@ -23,7 +24,10 @@ pub struct Gate {
 #[derive(Default)]
 struct Table {
     total: usize,
+    /// By IPv4 address or IPv6 /64.
     by_address: HashMap<IpAddr, usize>,
+    /// By IPv6 /48.
+    by_site: HashMap<IpAddr, usize>,
 }
 
 /// A socket's place; dropping it gives the place back.
@@ -42,10 +46,12 @@ impl Gate {
     }
 
     pub fn admit(self: &Arc<Gate>, address: IpAddr) -> Result<Permit, Refusal> {
-        let address = network_of(address);
+        let (address, site) = (network_of(address), site_of(address));
         let mut table = self.lock();
         let from_here = table.by_address.get(&address).copied().unwrap_or(0);
-        if from_here >= self.most_per_address {
+        let from_site = site.and_then(|site| table.by_site.get(&site)).copied().unwrap_or(0);
+        let most_per_site = self.most_per_address.saturating_mul(ADDRESSES_PER_SITE);
+        if from_here >= self.most_per_address || from_site >= most_per_site {
             return Err(Refusal::Address);
         }
         if table.total >= self.most {
@@ -53,6 +59,9 @@ impl Gate {
         }
         table.total += 1;
         table.by_address.insert(address, from_here + 1);
+        if let Some(site) = site {
+            table.by_site.insert(site, from_site + 1);
+        }
         Ok(Permit { gate: self.clone(), address })
     }
 
@@ -67,11 +76,18 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let mut table = self.gate.lock();
         table.total -= 1;
-        if let Some(count) = table.by_address.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                table.by_address.remove(&self.address);
-            }
+        one_less(&mut table.by_address, self.address);
+        if let Some(site) = site_of(self.address) {
+            one_less(&mut table.by_site, site);
+        }
+    }
+}
+
+fn one_less(counts: &mut HashMap<IpAddr, usize>, address: IpAddr) {
+    if let Some(count) = counts.get_mut(&address) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&address);
         }
     }
 }
@@ -79,12 +95,21 @@ impl Drop for Permit {
 /// Limits count an IPv4 address, or an IPv6 /64.
 pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let network = u128::from(address) & !u128::from(u64::MAX);
-            IpAddr::V6(Ipv6Addr::from(network))
-        }
+        IpAddr::V6(address) => prefix_of(address, 64),
         address => address,
     }
+}
+
+/// The IPv6 /48 of an address, which is what one site has: whoever has it has 65,536 /64s.
+pub fn site_of(address: IpAddr) -> Option<IpAddr> {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Some(prefix_of(address, 48)),
+        IpAddr::V4(_) => None,
+    }
+}
+
+fn prefix_of(address: Ipv6Addr, bits: u32) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::from(u128::from(address) & !(u128::MAX >> bits)))
 }
 
 /// The address that a connection counts for: the TCP peer's or, behind trusted proxies, the right-most untrusted entry
@@ -162,6 +187,22 @@ mod tests {
         let _one = gate.admit(ip("2001:db8::1")).unwrap();
         assert_eq!(gate.admit(ip("2001:db8::ffff:1:2:3")).err(), Some(Refusal::Address));
         assert!(gate.admit(ip("2001:db8:0:1::1")).is_ok());
+    }
+
+    #[test]
+    fn going_through_the_64s_of_a_48_gains_no_more_than_16_addresses() {
+        let gate = Gate::new(99, 2);
+        let admit =
+            |site: usize, network: usize| gate.admit(ip(&format!("2001:db8:{site:x}:{network:x}::1")));
+        let mut permits: Vec<_> = (0..32).map(|network| admit(1, network).unwrap()).collect();
+        assert_eq!(admit(1, 32).err(), Some(Refusal::Address));
+        let _neighbour = admit(2, 0).unwrap();
+        permits.pop();
+        permits.push(admit(1, 33).unwrap());
+        assert_eq!(admit(1, 34).err(), Some(Refusal::Address));
+        drop(permits);
+        assert_eq!(gate.counts(), (1, 1));
+        assert_eq!(gate.lock().by_site.len(), 1);
     }
 
     #[test]

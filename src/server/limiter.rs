@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use governor::middleware::NoOpMiddleware;
@@ -15,8 +15,9 @@ use governor::state::keyed::HashMapStateStore;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 
+use super::gate::site_of;
 use crate::clock::Clock;
-use crate::limits::DROPPED_MESSAGES_BEFORE_CLOSE;
+use crate::limits::{ADDRESSES_PER_SITE, DROPPED_MESSAGES_BEFORE_CLOSE, LIMITED_ADDRESSES};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -72,35 +73,73 @@ impl Limiter {
     }
 }
 
-/// Addresses in the table below which nobody looks for those to forget.
+/// Addresses in a table below which nobody looks for those to forget.
 const FEW_ADDRESSES: usize = 1024;
 
-/// How often each address asks over HTTP, or for upgrades of link. An address is forgotten once its bucket is full again,
-/// so that the table is as large as the requests of a short while.
+type Buckets = RateLimiter<IpAddr, HashMapStateStore<IpAddr>, RunningTime, NoOpMiddleware<Nanos>>;
+
+/// How often each address asks: over HTTP, for upgrades, for upgrades of link. An IPv6 /48 has a bucket of its own beside
+/// those of its /64s, so that going through these gains little. An address is forgotten once its bucket is full again, so
+/// that a table is as large as the requests of a short while; where that is too large still, all begin anew.
 pub struct RequestLimiter {
-    buckets: Option<RateLimiter<IpAddr, HashMapStateStore<IpAddr>, RunningTime, NoOpMiddleware<Nanos>>>,
-    forget_at: AtomicUsize,
+    tables: Option<Mutex<Tables>>,
+}
+
+struct Tables {
+    networks: Table,
+    sites: Table,
+}
+
+struct Table {
+    quota: Quota,
+    buckets: Buckets,
+    forget_at: usize,
 }
 
 impl RequestLimiter {
     /// 0 requests a minute, or a burst of 0, is no limit.
     pub fn new(requests_per_minute: u32, burst: u32, clock: Clock) -> RequestLimiter {
-        let quota = NonZeroU32::new(requests_per_minute).zip(NonZeroU32::new(burst));
-        let quota = quota.map(|(requests, burst)| Quota::per_minute(requests).allow_burst(burst));
-        let buckets = quota.map(|quota| RateLimiter::hashmap_with_clock(quota, RunningTime(clock)));
-        RequestLimiter { buckets, forget_at: AtomicUsize::new(FEW_ADDRESSES) }
+        let table = |times: u32| {
+            let requests = NonZeroU32::new(requests_per_minute.saturating_mul(times))?;
+            let burst = NonZeroU32::new(burst.saturating_mul(times))?;
+            Some(Table::new(Quota::per_minute(requests).allow_burst(burst), clock.clone()))
+        };
+        let tables = table(1).zip(table(ADDRESSES_PER_SITE as u32));
+        RequestLimiter { tables: tables.map(|(networks, sites)| Mutex::new(Tables { networks, sites })) }
     }
 
     /// Whether an address, or the /64 of one, may ask; if not, how many seconds it should wait.
     pub fn check(&self, address: IpAddr) -> Result<(), u64> {
-        let Some(buckets) = &self.buckets else { return Ok(()) };
-        if buckets.len() >= self.forget_at.load(Ordering::Relaxed) {
-            buckets.retain_recent();
-            self.forget_at.store(FEW_ADDRESSES.max(2 * buckets.len()), Ordering::Relaxed);
+        let Some(tables) = &self.tables else { return Ok(()) };
+        let mut tables = tables.lock().unwrap_or_else(PoisonError::into_inner);
+        tables.networks.check(address)?;
+        site_of(address).map_or(Ok(()), |site| tables.sites.check(site))
+    }
+}
+
+impl Table {
+    fn new(quota: Quota, clock: Clock) -> Table {
+        let buckets = RateLimiter::hashmap_with_clock(quota, RunningTime(clock));
+        Table { quota, buckets, forget_at: FEW_ADDRESSES }
+    }
+
+    fn check(&mut self, address: IpAddr) -> Result<(), u64> {
+        if self.buckets.len() >= self.forget_at {
+            self.forget();
         }
-        let now = governor::clock::Clock::now(buckets.clock());
+        let now = governor::clock::Clock::now(self.buckets.clock());
         let seconds = |wait: Duration| wait.as_millis().div_ceil(1000).max(1) as u64;
-        buckets.check_key(&address).map_err(|until| seconds(until.wait_time_from(now)))
+        self.buckets.check_key(&address).map_err(|until| seconds(until.wait_time_from(now)))
+    }
+
+    fn forget(&mut self) {
+        self.buckets.retain_recent();
+        // Nearly full, it would be gone through for each newcomer.
+        if self.buckets.len() > LIMITED_ADDRESSES / 2 {
+            let clock = self.buckets.clock().clone();
+            self.buckets = RateLimiter::hashmap_with_clock(self.quota, clock);
+        }
+        self.forget_at = (2 * self.buckets.len()).clamp(FEW_ADDRESSES, LIMITED_ADDRESSES);
     }
 }
 
@@ -130,7 +169,41 @@ mod tests {
             clock.advance(Duration::from_micros(100));
             assert_eq!(limiter.check(IpAddr::from(number.to_be_bytes())), Ok(()));
         }
-        assert!(limiter.buckets.unwrap().len() < 5000);
+        assert!(known(&limiter).0 < 5000);
+    }
+
+    /// Addresses, or /64s, and /48s in the tables.
+    fn known(limiter: &RequestLimiter) -> (usize, usize) {
+        let tables = limiter.tables.as_ref().unwrap().lock().unwrap();
+        (tables.networks.buckets.len(), tables.sites.buckets.len())
+    }
+
+    #[test]
+    fn a_flood_of_addresses_does_not_grow_the_tables_past_their_cap() {
+        let limiter = RequestLimiter::new(1, 1, Clock::manual(0));
+        let mut most = (0, 0);
+        // Each its own /48, and no time passes in which one could be forgotten.
+        for number in 0..3 * LIMITED_ADDRESSES as u128 {
+            assert_eq!(limiter.check(IpAddr::from((number << 80).to_be_bytes())), Ok(()));
+            let (networks, sites) = known(&limiter);
+            most = (most.0.max(networks), most.1.max(sites));
+        }
+        assert_eq!(most, (LIMITED_ADDRESSES, LIMITED_ADDRESSES));
+    }
+
+    #[test]
+    fn going_through_the_64s_of_a_48_gains_no_more_than_16_addresses() {
+        let clock = Clock::manual(0);
+        let limiter = RequestLimiter::new(60, 5, clock.clone());
+        let ask = |site: u128, network: u128| {
+            limiter.check(IpAddr::from(((site << 80) | (network << 64)).to_be_bytes()))
+        };
+        let passed = (0..1000).filter(|network| ask(1, *network).is_ok()).count();
+        assert_eq!(passed, 5 * ADDRESSES_PER_SITE);
+        assert_eq!((ask(1, 2000), ask(2, 0)), (Err(1), Ok(())));
+        clock.advance(Duration::from_secs(1));
+        let passed = (3000..4000).filter(|network| ask(1, *network).is_ok()).count();
+        assert_eq!(passed, ADDRESSES_PER_SITE, "as fast as 16 addresses");
     }
 
     #[test]

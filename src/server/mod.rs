@@ -4,6 +4,7 @@
 //! needs it asks the engine.
 
 mod admin;
+mod answering;
 pub mod asyncapi;
 mod drain;
 mod gate;
@@ -40,6 +41,7 @@ use crate::limits::{
 };
 use crate::metrics::{Metrics, RefusalLabel};
 use crate::wire::signalling::{ServerMessage, encode};
+use answering::Answering;
 use drain::{Drain, Token};
 use gate::Gate;
 use limiter::RequestLimiter;
@@ -82,6 +84,7 @@ struct App {
     server_id: String,
     server_key: ServerKey,
     request_limiter: RequestLimiter,
+    upgrade_limiter: RequestLimiter,
     link_limiter: RequestLimiter,
     admin_token: AdminToken,
     /// The first message on every socket.
@@ -117,8 +120,9 @@ impl Server {
             region: options.region,
         };
         let connections = &options.limits.connections;
-        let requests = connections.http_requests_per_minute;
-        let request_limiter = RequestLimiter::new(requests, requests, options.clock.clone());
+        let limiter = |per_minute| RequestLimiter::new(per_minute, per_minute, options.clock.clone());
+        let request_limiter = limiter(connections.http_requests_per_minute);
+        let upgrade_limiter = limiter(connections.upgrades_per_minute);
         let link_limiter = RequestLimiter::new(
             connections.link_upgrades_per_minute,
             connections.link_upgrade_burst,
@@ -134,6 +138,7 @@ impl Server {
             server_id,
             server_key: options.server_key,
             request_limiter,
+            upgrade_limiter,
             link_limiter,
             admin_token: options.admin_token,
             server_info: encode(&info).into(),
@@ -182,7 +187,7 @@ async fn accept(listener: TcpListener, routes: Router, app: Arc<App>, mut token:
                 let trusted = gate::is_trusted(peer, &app.trusted_proxies);
                 match (!trusted).then(|| pending.admit(peer)).transpose() {
                     Ok(permit) => {
-                        let served = serve(stream, peer, service.clone(), token.clone());
+                        let served = serve(stream, peer, service.clone(), app.clock.clone(), token.clone());
                         tokio::spawn(async move {
                             served.await;
                             drop(permit);
@@ -208,7 +213,13 @@ async fn accept(listener: TcpListener, routes: Router, app: Arc<App>, mut token:
 /// One connection, request by request. One whose length may be read in two ways, by Content-Length and by Transfer-Encoding,
 /// is its connection's last: a proxy that reads it the other way can have nothing of it taken for a request of somebody
 /// else.
-async fn serve(stream: TcpStream, peer: IpAddr, routes: TowerToHyperService<Router>, mut token: Token) {
+async fn serve(
+    stream: TcpStream,
+    peer: IpAddr,
+    routes: TowerToHyperService<Router>,
+    clock: Clock,
+    mut token: Token,
+) {
     // Without it an answer may wait for the acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
     let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
@@ -223,6 +234,7 @@ async fn serve(stream: TcpStream, peer: IpAddr, routes: TowerToHyperService<Rout
             Ok::<_, Infallible>(answer)
         }
     });
+    let (stream, upgraded) = Answering::new(stream, clock);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_HEAD_TIMEOUT)
@@ -241,6 +253,7 @@ async fn serve(stream: TcpStream, peer: IpAddr, routes: TowerToHyperService<Rout
             }
         }
     };
+    upgraded.tell();
     if let Err(error) = ended {
         tracing::debug!(%error, "an HTTP connection ended");
     }

@@ -18,7 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::drain::Token;
-use super::gate::client_address;
+use super::gate::{client_address, network_of};
 use super::http::layers::{self, Numbering, REQUEST_ID};
 use super::http::{self, Failure, openapi};
 use super::{App, Peer, asyncapi, link, signalling, upgrade};
@@ -130,12 +130,14 @@ async fn open_socket(app: Arc<App>, token: Token, request: Request) -> Response 
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
     let address = client_address(peer, request.headers(), &app.trusted_proxies);
-    if token.is_stopped() {
-        return refuse(&app, Refusal::Total);
+    if let Err(seconds) = app.upgrade_limiter.check(network_of(address)) {
+        return refuse(&app, Refusal::Rate, seconds);
     }
     let permit = match app.gate.admit(address) {
+        Ok(_) if token.is_stopped() => return refuse(&app, Refusal::Total, 5),
         Ok(permit) => permit,
-        Err(reason) => return refuse(&app, reason),
+        Err(reason @ Refusal::Address) => return refuse(&app, reason, 10),
+        Err(reason) => return refuse(&app, reason, 5),
     };
     let largest = app.limits.connections.max_message_bytes;
     let session_app = app.clone();
@@ -148,11 +150,13 @@ async fn open_socket(app: Arc<App>, token: Token, request: Request) -> Response 
     })
 }
 
-fn refuse(app: &App, reason: Refusal) -> Response {
+/// No upgrade, and after how many seconds to try again.
+fn refuse(app: &App, reason: Refusal, seconds: u64) -> Response {
     app.metrics.refused.get_or_create(&RefusalLabel { reason }).inc();
-    let (status, seconds, text) = match reason {
-        Refusal::Address => (StatusCode::TOO_MANY_REQUESTS, 10, "Too many connections from this address"),
-        _ => (StatusCode::SERVICE_UNAVAILABLE, 5, "Too many connections"),
+    let (status, text) = match reason {
+        Refusal::Rate => (StatusCode::TOO_MANY_REQUESTS, "Too many upgrades from this address"),
+        Refusal::Address => (StatusCode::TOO_MANY_REQUESTS, "Too many connections from this address"),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "Too many connections"),
     };
     let body = ErrorBody { error: text.into(), ..ErrorBody::default() };
     (status, [(RETRY_AFTER, HeaderValue::from(seconds))], Json(body)).into_response()

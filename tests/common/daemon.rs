@@ -44,7 +44,8 @@ pub struct TestDaemon {
 }
 
 impl TestDaemon {
-    /// With the default settings, but without a limit on messages: a bucket fills with time, and time stands still.
+    /// With the default settings, but without a limit on messages and upgrades: a bucket fills with time, and time stands
+    /// still.
     pub async fn start() -> TestDaemon {
         TestDaemon::start_with(|_| {}).await
     }
@@ -56,6 +57,7 @@ impl TestDaemon {
         settings.server.admin_listen = ([127, 0, 0, 1], 0).into();
         settings.server.data_dir = directory.path().join("data");
         settings.connections.messages_per_minute = 0;
+        settings.connections.upgrades_per_minute = 0;
         adjust(&mut settings);
         let (clock, faults) = (Clock::manual(BEGINNING), Faults::default());
         let mut daemon = TestDaemon { clock, faults, settings, running: None, _directory: directory };
@@ -250,7 +252,11 @@ pub struct RawTcp {
 impl RawTcp {
     /// The handshake on any path, with further header lines.
     pub async fn open(address: SocketAddr, path: &str, headers: &str) -> RawTcp {
-        let mut stream = TcpStream::connect(address).await.unwrap();
+        RawTcp::on(TcpStream::connect(address).await.unwrap(), address, path, headers).await
+    }
+
+    /// The same on a connection that is there.
+    pub async fn on(mut stream: TcpStream, address: SocketAddr, path: &str, headers: &str) -> RawTcp {
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
@@ -337,8 +343,12 @@ pub struct Process {
 
 impl Process {
     pub fn command(data: &Path, arguments: &[&str]) -> Command {
+        Process::command_on("127.0.0.1:0", data, arguments)
+    }
+
+    fn command_on(listen: &str, data: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_waypost"));
-        command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json"]);
+        command.args(["--listen", listen, "--admin-listen", "127.0.0.1:0", "--log-format", "json"]);
         command.arg("--data-dir").arg(data).args(arguments).env_clear();
         command.stdin(Stdio::null()).stderr(Stdio::piped());
         command
@@ -346,7 +356,16 @@ impl Process {
 
     /// Starts it and reads from its log where it listens.
     pub fn start(data: &Path, arguments: &[&str]) -> Process {
-        let mut child = Process::command(data, arguments).spawn().unwrap();
+        Process::listening(Process::command(data, arguments))
+    }
+
+    /// The same on every address of the machine, or of its namespace.
+    pub fn start_on_all(data: &Path, arguments: &[&str]) -> Process {
+        Process::listening(Process::command_on("0.0.0.0:0", data, arguments))
+    }
+
+    fn listening(mut command: Command) -> Process {
+        let mut child = command.spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut told = String::new();
         let fields = loop {

@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use waypost::clock::Millis;
 use waypost::id::{Generation, LinkId, PeerId, TokenDigest};
 use waypost::limits::Limits;
-use waypost::registry::claims::{Claimed, Taken};
+use waypost::registry::claims::{self, Claimed};
 use waypost::registry::relays::Registration;
 use waypost::registry::rendezvous::{Found, Refused};
 use waypost::registry::{Boot, Expired, Registries};
@@ -184,7 +184,7 @@ impl World {
         now: Millis,
         name: &str,
         silent: Option<Generation>,
-    ) -> (Result<Claimed, Taken>, usize) {
+    ) -> (Result<Claimed, claims::Refused>, usize) {
         self.change(|registries, changes| {
             (registries.claims.claim(now, &link(name), silent, changes), changes.rows())
         })

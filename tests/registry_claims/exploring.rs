@@ -9,7 +9,7 @@ use std::time::Duration;
 use waypost::clock::Millis;
 use waypost::id::{Generation, LinkId};
 use waypost::registry::Expired;
-use waypost::registry::claims::{Claim, Claims, Found, State, Taken};
+use waypost::registry::claims::{Claim, Claims, Found, Refused, State};
 use waypost::store::{Changes, ClaimRecord};
 
 use super::common::registry::{START, link};
@@ -167,7 +167,7 @@ impl Exploring {
         let (found, rows) = match self.plain {
             None => (Found::Free, 2),
             Some(Claim { generation, state: State::Held }) if silent != Some(generation) => {
-                assert_eq!((answer, changes.rows()), (Err(Taken(generation)), 0), "{:?}", self.path);
+                assert_eq!((answer, changes.rows()), (Err(Refused::Taken(generation)), 0), "{:?}", self.path);
                 // It was told whom to probe, and got nothing that it could release.
                 self.contenders[who] = Contender::Probing(generation.0);
                 return;

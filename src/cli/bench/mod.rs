@@ -143,7 +143,7 @@ pub enum BenchError {
     /// The server takes no more sockets, or no more from one address.
     #[error(
         "the server refuses connections with status {0}; raise limits.max_connections there, for many sockets from one \
-         address limits.max_connections_per_address, for link limits.link_upgrade_burst"
+         address limits.max_connections_per_address and limits.upgrades_per_minute, for link limits.link_upgrade_burst"
     )]
     Full(String),
     /// This process may not open as many sockets.

@@ -56,6 +56,14 @@ pub(super) struct Holdings {
     pub(super) tokens: u32,
 }
 
+/// What makes room for what replaces it.
+#[derive(Default)]
+pub(super) struct Going {
+    pub(super) registrations: usize,
+    pub(super) entries: usize,
+    pub(super) bytes: u64,
+}
+
 impl Holdings {
     pub(super) fn count(&self, half: Half) -> usize {
         let count = match half {
@@ -142,6 +150,25 @@ impl Rendezvous {
             !keys.contains(key) && self.stands(key, *sequence, *place)
         };
         entries.filter(stays).count()
+    }
+
+    /// What a peer's registrations hold that have nothing left when these points and tokens are registered anew.
+    pub(super) fn going(&self, holdings: &Holdings, points: &[PointKey], tokens: &[PointKey]) -> Going {
+        let mut going = Going::default();
+        for sequence in holdings.sequences.iter() {
+            let registration = &*self.registrations[sequence];
+            let standing = |half| {
+                let named = registration.named(half);
+                named.filter(|(place, key)| self.stands(key, *sequence, *place)).map(|(_, key)| key)
+            };
+            let halves = [(Half::Points, points), (Half::Tokens, tokens)];
+            if halves.iter().all(|(half, keys)| standing(*half).all(|key| keys.contains(key))) {
+                going.registrations += 1;
+                going.entries += standing(Half::Points).count() + standing(Half::Tokens).count();
+                going.bytes += u64::from(registration.payload_bytes) + u64::from(registration.name_bytes);
+            }
+        }
+        going
     }
 
     /// Takes a peer's own entry away from a point; tells the registration that lost it.
