@@ -288,7 +288,7 @@ section! {
     /// The removal of what has ended.
     sweep: Sweep {
         /// Leases removed in one atomic batch; between two batches waiting requests are served.
-        max_batch: usize = 128, AtLeast(1);
+        max_batch: usize = 64, AtLeast(1);
         /// Longest time between two sweeps; a nearer expiry is swept when it comes.
         interval: Duration = 15 * MINUTE, AtLeast(MILLISECOND);
     }

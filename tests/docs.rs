@@ -44,7 +44,7 @@ fn rows(page: &str, heading: &str) -> BTreeSet<(String, String)> {
 #[test]
 fn the_settings_table_has_every_setting_with_its_default_and_nothing_else() {
     let settings = settings();
-    assert!(settings.contains(&("sweep.max_batch".to_owned(), "128".to_owned())));
+    assert!(settings.contains(&("sweep.max_batch".to_owned(), "64".to_owned())));
     assert_eq!(rows(OPERATIONS, "Settings"), settings);
 }
 
