@@ -5,7 +5,7 @@ mod contradictions;
 mod print;
 
 use std::ffi::OsString;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -248,8 +248,11 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { origin, key, message } = self;
         let colon = if key.is_empty() { "" } else { ": " };
-        // TOML has keys of several lines.
-        write!(f, "{origin}: {}{colon}{message}", key.escape_debug())
+        // TOML has keys of several lines, and a variable any name.
+        format!("{origin}: {key}{colon}{message}").chars().try_for_each(|char| match char {
+            char if char.is_control() => write!(f, "{}", char.escape_default()),
+            char => f.write_char(char),
+        })
     }
 }
 

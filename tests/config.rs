@@ -241,6 +241,8 @@ fn a_key_of_several_lines_is_told_in_one() {
     let told = from_file("[server]\n\"a\\nb\" = 1\n").unwrap_err();
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(told[0].starts_with("waypost.toml: server.a\\nb: unknown key"), "{told:?}");
+    let told = load(&Sources::default().environment([("WAYPOST_SERVER__A\nB", "1")])).unwrap_err();
+    assert_eq!(told.len(), 1, "{told:?}");
 }
 
 #[test]
