@@ -20,6 +20,7 @@ mod swap;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use sled::transaction::TransactionError;
@@ -93,12 +94,17 @@ pub enum StoreError {
     Injected,
 }
 
+/// Commits after which sled is to write what it has before the next: fewer than its seven I/O threads.
+const MOST_UNWRITTEN: u32 = 4;
+
 /// An open store. One process holds it at a time.
 pub struct Store {
     db: sled::Db,
     disk: Disk,
     faults: Faults,
     boot: u64,
+    /// Commits that sled may not have written yet.
+    unwritten: AtomicU32,
     /// Held until everything above is closed.
     _lock: std::fs::File,
 }
@@ -133,7 +139,7 @@ impl Store {
         if let Err(error) = swap::clear(path) {
             tracing::warn!(%error, "cannot remove what a compaction left over");
         }
-        Ok(Store { db, disk, faults, boot: 0, _lock: lock })
+        Ok(Store { db, disk, faults, boot: 0, unwritten: AtomicU32::new(0), _lock: lock })
     }
 
     fn count_boot(&self) -> Result<u64, StoreError> {
@@ -179,7 +185,14 @@ impl Store {
         }
         let batches = batches.into_iter().map(|(tree, batch)| Ok((self.tree(tree)?, batch)));
         let batches = batches.collect::<Result<Vec<_>, StoreError>>()?;
-        guarded(|| apply(&batches))
+        guarded(|| {
+            // Else each of sled's I/O threads may hold a write that waits for a truncation, which waits for an I/O thread.
+            if self.unwritten.fetch_add(1, Ordering::Relaxed) >= MOST_UNWRITTEN {
+                self.db.flush()?;
+                self.unwritten.store(1, Ordering::Relaxed);
+            }
+            apply(&batches)
+        })
     }
 
     /// Puts every commit so far on the disk itself. sled's own flush does not: see docs/storage.md.
@@ -189,6 +202,7 @@ impl Store {
     }
 
     fn flush_and_note(&self) -> Result<(), StoreError> {
+        self.unwritten.store(0, Ordering::Relaxed);
         self.db.flush()?;
         // What is committed meanwhile may be on the disk afterwards, and need not be.
         let end = log::end(&self.db);
