@@ -6,10 +6,12 @@
 //! share this process and the machine with it, so a ratio is more than the daemon's own share. Run it with `cargo bench
 //! --bench abuse`; `-- --help` tells the options.
 
-use std::io::{BufRead, BufReader};
+#[path = "common/daemon.rs"]
+mod daemon;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::Duration;
 
 use clap::Parser;
@@ -183,23 +185,8 @@ struct Daemon {
 impl Daemon {
     /// With its default settings.
     fn start(data: &Path) -> Daemon {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_waypost"))
-            .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json"])
-            .arg("--data-dir")
-            .arg(data)
-            .env_clear()
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the daemon starts");
-        let mut log = BufReader::new(child.stderr.take().expect("its log is a pipe")).lines();
-        let address = log.by_ref().find_map(|line| {
-            let line: Value = serde_json::from_str(&line.ok()?).ok()?;
-            line["fields"]["listen"].as_str()?.parse().ok()
-        });
-        // Whatever else it logs must go somewhere, or it would wait for a reader.
-        std::thread::spawn(move || log.for_each(drop));
-        Daemon { address: address.expect("the daemon listens"), child }
+        let (child, address) = daemon::start(data, &[]);
+        Daemon { address, child }
     }
 }
 

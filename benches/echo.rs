@@ -4,6 +4,8 @@
 //! Owns the echo and the rounds: both servers are processes of their own, measured in turn by `waypost bench` in one run. Run it with
 //! `cargo bench --bench echo`; `-- --help` tells the options.
 
+#[path = "common/daemon.rs"]
+mod daemon;
 #[allow(dead_code, reason = "the forward bench uses the rest")]
 #[path = "forward/servers.rs"]
 mod servers;

@@ -10,11 +10,15 @@
 //! ports, and kills it with -9 in between: the drop outlives it. The daemon is the binary named by `WAYPOST_BIN`, or
 //! the `waypost` beside this example's directory (`cargo build --release` puts it there).
 
+#[path = "common/binary.rs"]
+mod binary;
+
 use std::error::Error;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 
+use binary::daemon_binary;
 use waypost::client::{Client, Register, Rendezvous};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -90,17 +94,6 @@ async fn all() -> Result<()> {
     let daemon = Daemon::start(&binary, directory.path())?;
     println!("started it again, process {}, at {}", daemon.child.id(), daemon.url);
     pick_up(&daemon.url).await
-}
-
-fn daemon_binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("WAYPOST_BIN") {
-        return Ok(path.into());
-    }
-    let example = std::env::current_exe()?;
-    let beside = example.parent().and_then(Path::parent).map(|directory| directory.join("waypost"));
-    beside
-        .filter(|path| path.exists())
-        .ok_or_else(|| "there is no daemon to start: run `cargo build --release`, or set WAYPOST_BIN".into())
 }
 
 /// A daemon of our own; dropping it kills it as `kill -9` does.

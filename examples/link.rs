@@ -9,13 +9,17 @@
 //! beside this example's directory. Each step is printed; the first that is not as it should be ends the example with a
 //! failure.
 
+#[path = "common/binary.rs"]
+mod binary;
+
 use std::error::Error;
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
+use binary::daemon_binary;
 use waypost::client::{BinaryLink, FromPhone, PhoneLink};
 use waypost::clock::Clock;
 use waypost::wire::link::Healthz;
@@ -129,17 +133,6 @@ fn same<T: PartialEq + Debug>(heard: T, wanted: T) -> Result<()> {
 
 fn expect(so: bool, otherwise: impl FnOnce() -> String) -> Result<()> {
     if so { Ok(()) } else { Err(otherwise().into()) }
-}
-
-fn daemon_binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("WAYPOST_BIN") {
-        return Ok(path.into());
-    }
-    let example = std::env::current_exe()?;
-    let beside = example.parent().and_then(Path::parent).map(|directory| directory.join("waypost"));
-    beside
-        .filter(|path| path.exists())
-        .ok_or_else(|| "there is no daemon to start: run `cargo build --release`, or set WAYPOST_BIN".into())
 }
 
 /// A daemon of our own; dropping it kills it as `kill -9` does.

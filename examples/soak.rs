@@ -10,6 +10,8 @@
 //! descriptors or disk take more in the last third than 1.2 times what they took in the middle one, where something
 //! acknowledged is lost, where a request is refused or the daemon logs an error, and where the store is not consistent.
 
+#[path = "common/binary.rs"]
+mod binary;
 #[path = "soak/daemon.rs"]
 mod daemon;
 #[path = "soak/ledger.rs"]

@@ -5,6 +5,8 @@
 //! their pace. The daemon and the echo are processes of their own. Run it with `cargo bench --bench forward`; `-- --help` tells the
 //! options.
 
+#[path = "../common/daemon.rs"]
+mod daemon;
 mod flood;
 mod report;
 mod rounds;

@@ -12,6 +12,8 @@ use axum::routing::get;
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 
+use crate::daemon;
+
 /// A server of our own; dropping it kills it.
 pub struct Server {
     pub address: SocketAddr,
@@ -21,24 +23,9 @@ pub struct Server {
 impl Server {
     /// The daemon, without limits on upgrades and messages.
     pub fn waypost(data: &Path) -> Server {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_waypost"))
-            .args(["run", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json"])
-            .args(["--set", "limits.link_upgrades_per_minute=0", "--set", "limits.messages_per_minute=0"])
-            .arg("--data-dir")
-            .arg(data)
-            .env_clear()
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the daemon starts");
-        let mut log = BufReader::new(child.stderr.take().expect("its log is a pipe")).lines();
-        let address = log.by_ref().find_map(|line| {
-            let line: serde_json::Value = serde_json::from_str(&line.ok()?).ok()?;
-            line["fields"]["listen"].as_str()?.parse().ok()
-        });
-        // Whatever else it logs must go somewhere, or it would wait for a reader.
-        std::thread::spawn(move || log.for_each(drop));
-        Server { address: address.expect("the daemon listens"), child }
+        let settings = ["limits.link_upgrades_per_minute=0", "limits.messages_per_minute=0"];
+        let (child, address) = daemon::start(data, &settings);
+        Server { address, child }
     }
 
     /// This very program, run with `--echo`.

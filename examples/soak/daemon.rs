@@ -2,7 +2,7 @@
 //! asked of it.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use waypost::clock::Clock;
 use waypost::daemon::ADMIN_TOKEN;
 
 use super::Result;
+use super::binary::daemon_binary;
 
 /// Longer than an orderly end takes on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
@@ -66,7 +67,7 @@ impl Daemon {
     pub fn start(data: &Path, ports: Option<&Ports>, ttl: Duration) -> Result<Daemon> {
         let free = Ports { public: "127.0.0.1:0".into(), admin: "127.0.0.1:0".into() };
         let ports = ports.unwrap_or(&free);
-        let mut command = Command::new(binary()?);
+        let mut command = Command::new(daemon_binary()?);
         command.args(["--listen", &ports.public, "--admin-listen", &ports.admin, "--log-format", "json"]);
         command.arg("--data-dir").arg(data).stderr(Stdio::piped());
         for setting in UNLIMITED {
@@ -173,15 +174,4 @@ fn size(folder: &Path) -> Result<u64> {
         }
     }
     Ok(bytes)
-}
-
-fn binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("WAYPOST_BIN") {
-        return Ok(path.into());
-    }
-    let example = std::env::current_exe()?;
-    let beside = example.parent().and_then(Path::parent).map(|directory| directory.join("waypost"));
-    beside
-        .filter(|path| path.exists())
-        .ok_or_else(|| "there is no daemon to start: run `cargo build --release`, or set WAYPOST_BIN".into())
 }

@@ -251,8 +251,10 @@ impl Relays {
     }
 
     pub fn same_as(&self, other: &Relays) -> bool {
+        // Which pool it is in hangs on the boot.
         let pooled = |relays: &Relays, id: &PeerId| {
-            relays.live.positions.contains_key(id) || relays.kept.positions.contains_key(id)
+            let offer = |pool: &Pool| Some(pool.offers[*pool.positions.get(id)?].clone());
+            offer(&relays.live).or_else(|| offer(&relays.kept))
         };
         self.relays == other.relays && self.relays.keys().all(|id| pooled(self, id) == pooled(other, id))
     }

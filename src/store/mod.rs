@@ -20,7 +20,7 @@ mod swap;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sled::transaction::TransactionError;
@@ -94,8 +94,8 @@ pub enum StoreError {
     Injected,
 }
 
-/// Commits after which sled is to write what it has before the next: fewer than its seven I/O threads.
-const MOST_UNWRITTEN: u32 = 4;
+/// Commits that sled may have to write at once: fewer than its seven I/O threads.
+const MOST_UNWRITTEN: u64 = 4;
 
 /// An open store. One process holds it at a time.
 pub struct Store {
@@ -103,8 +103,9 @@ pub struct Store {
     disk: Disk,
     faults: Faults,
     boot: u64,
-    /// Commits that sled may not have written yet.
-    unwritten: AtomicU32,
+    /// How many commits there have been, and up to which one sled has surely written them.
+    committed: AtomicU64,
+    written: AtomicU64,
     /// Held until everything above is closed.
     _lock: std::fs::File,
 }
@@ -139,7 +140,15 @@ impl Store {
         if let Err(error) = swap::clear(path) {
             tracing::warn!(%error, "cannot remove what a compaction left over");
         }
-        Ok(Store { db, disk, faults, boot: 0, unwritten: AtomicU32::new(0), _lock: lock })
+        Ok(Store {
+            db,
+            disk,
+            faults,
+            boot: 0,
+            committed: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            _lock: lock,
+        })
     }
 
     fn count_boot(&self) -> Result<u64, StoreError> {
@@ -187,12 +196,22 @@ impl Store {
         let batches = batches.collect::<Result<Vec<_>, StoreError>>()?;
         guarded(|| {
             // Else each of sled's I/O threads may hold a write that waits for a truncation, which waits for an I/O thread.
-            if self.unwritten.fetch_add(1, Ordering::Relaxed) >= MOST_UNWRITTEN {
-                self.db.flush()?;
-                self.unwritten.store(1, Ordering::Relaxed);
+            let written = self.written.load(Ordering::Acquire);
+            if self.committed.load(Ordering::Acquire) - written >= MOST_UNWRITTEN {
+                self.write_out()?;
             }
-            apply(&batches)
+            apply(&batches)?;
+            self.committed.fetch_add(1, Ordering::Release);
+            Ok(())
         })
+    }
+
+    /// When it returns, sled has written every commit that was made before: to its file, not yet to the disk.
+    fn write_out(&self) -> Result<(), StoreError> {
+        let committed = self.committed.load(Ordering::Acquire);
+        self.db.flush()?;
+        self.written.fetch_max(committed, Ordering::Release);
+        Ok(())
     }
 
     /// Puts every commit so far on the disk itself. sled's own flush does not: see docs/storage.md.
@@ -202,8 +221,7 @@ impl Store {
     }
 
     fn flush_and_note(&self) -> Result<(), StoreError> {
-        self.unwritten.store(0, Ordering::Relaxed);
-        self.db.flush()?;
+        self.write_out()?;
         // What is committed meanwhile may be on the disk afterwards, and need not be.
         let end = log::end(&self.db);
         self.disk.sync()?;
