@@ -28,6 +28,8 @@ section! {
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9000));
         /// Address of the admin endpoint, which needs the token in data_dir/admin.token but speaks plain HTTP: keep it on loopback.
         admin_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9001));
+        /// Whether the admin endpoint shows addresses of clients as networks alone: /24 of IPv4, /48 of IPv6.
+        admin_blur_addresses: bool = false;
         /// Directory of the store and of the server's key.
         data_dir: PathBuf = PathBuf::from("data"), Rule::That("a path that is not empty", |path| path != Path::new(""));
         /// URL that peers are told in server_info; empty = "ws://" and the listen address.

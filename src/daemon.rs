@@ -105,6 +105,7 @@ impl Daemon {
         let server = Server::bind(server::Options {
             listen: server.listen,
             admin_listen: server.admin_listen,
+            blur_addresses: server.admin_blur_addresses,
             region: server.region().map(str::to_owned),
             trusted_proxies: server.trusted_proxies.clone(),
             endpoint: Box::new(move |bound| server.endpoint(bound)),

@@ -30,6 +30,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use ipnet::IpNet;
+use prometheus_client::metrics::counter::Counter;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -39,7 +40,7 @@ use crate::engine::Engine;
 use crate::limits::{
     HTTP_CONNECTIONS, HTTP_CONNECTIONS_PER_ADDRESS, Limits, REQUEST_HEAD_BYTES, REQUEST_HEAD_TIMEOUT,
 };
-use crate::metrics::{Metrics, RefusalLabel};
+use crate::metrics::{Dialect, DialectLabel, Metrics, RefusalLabel};
 use crate::wire::signalling::{ServerMessage, encode};
 use answering::Answering;
 use drain::{Drain, Token};
@@ -61,6 +62,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 pub struct Options {
     pub listen: SocketAddr,
     pub admin_listen: SocketAddr,
+    /// Whether the admin listener shows addresses of clients as networks alone.
+    pub blur_addresses: bool,
     /// What `server_info` tells, given the address that was bound.
     pub endpoint: Box<dyn FnOnce(SocketAddr) -> String + Send>,
     pub region: Option<String>,
@@ -87,6 +90,9 @@ struct App {
     upgrade_limiter: RequestLimiter,
     link_limiter: RequestLimiter,
     admin_token: AdminToken,
+    blur_addresses: bool,
+    /// Messages of signalling handled.
+    handled: Counter,
     /// The first message on every socket.
     server_info: Utf8Bytes,
 }
@@ -128,6 +134,8 @@ impl Server {
             connections.link_upgrade_burst,
             options.clock.clone(),
         );
+        let label = DialectLabel { dialect: Dialect::Signalling };
+        let handled = options.metrics.handled.get_or_create(&label).clone();
         let app = Arc::new(App {
             gate: Gate::new(connections.max_connections, connections.max_connections_per_address),
             engine: options.engine,
@@ -141,6 +149,8 @@ impl Server {
             upgrade_limiter,
             link_limiter,
             admin_token: options.admin_token,
+            blur_addresses: options.blur_addresses,
+            handled,
             server_info: encode(&info).into(),
         });
         let drain = Drain::new();
@@ -151,7 +161,12 @@ impl Server {
                 app.clone(),
                 drain.token(),
             )),
-            tokio::spawn(accept(admin_listener, admin::routes(app.clone()), app, drain.token())),
+            tokio::spawn(accept(
+                admin_listener,
+                admin::routes(app.clone(), drain.token()),
+                app,
+                drain.token(),
+            )),
         ];
         Ok(Server { public, admin, accepting, drain })
     }
