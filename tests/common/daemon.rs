@@ -94,6 +94,13 @@ impl TestDaemon {
         self.bind().await;
     }
 
+    /// As [`TestDaemon::restart`], at the addresses of before, for who comes back to them.
+    pub async fn restart_in_place(&mut self) {
+        let Addresses { public, admin } = self.addresses();
+        (self.settings.server.listen, self.settings.server.admin_listen) = (public, admin);
+        self.restart([]).await;
+    }
+
     /// Moves time. Who has not been heard for long enough then is taken for dead.
     pub fn advance(&self, time: Duration) {
         self.clock.advance(time);
