@@ -15,7 +15,7 @@ const table = new Table(
   section.querySelector("table"),
   [
     { name: "Socket", kind: "number", fill: text((it) => String(it.socket)) },
-    { name: "Address", kind: "id", fill: text((it) => it.address) },
+    { name: "Address", kind: "address", fill: text((it) => it.address) },
     { name: "Role", kind: "short", fill: text((it) => it.role) },
     { name: "Id", kind: "id", fill: text((it) => it.id ?? "–") },
     { name: "Age", kind: "number", fill: (cell, it) => countUp(cell, now() - 1000 * it.age_seconds) },
