@@ -11,7 +11,7 @@ mod link;
 use std::time::Duration;
 
 use browser::{Browser, ENTER, ESCAPE, TAB};
-use daemon::{SECOND, TestDaemon, ask};
+use daemon::{Process, SECOND, TestDaemon, ask};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -262,13 +262,32 @@ async fn leases_are_found_by_kind_prefix_and_page_shown_and_ended() {
     browser.shows("#confirm-title", "End peer node-077").await;
     browser.click("#confirm-no").await;
     assert_eq!(page.daemon.status().await.leases.peer, 101);
-    page.ends_well(&[]).await;
+    browser.click("#view-leases .does button").await;
+    browser.click("#detail-end").await;
+    browser.click("#confirm-yes").await;
+    browser.shows("#told", "Ended: peer node-077.").await;
+    page.counts("leases", "No leases.").await;
+    assert_eq!(page.daemon.status().await.leases.peer, 100);
+
+    // What a binary holds is not ended so, and why is told.
+    let _binary = link::binary(&page.daemon, "my home").await;
+    browser.fill("#lease-prefix", "my home").await;
+    browser.script("document.getElementById('lease-kind').value = 'claim'").await;
+    browser.click("#view-leases form button").await;
+    page.counts("leases", "1 lease").await;
+    browser.click("#view-leases .does button").await;
+    browser.click("#detail-end").await;
+    browser.click("#confirm-yes").await;
+    browser.shows("#failed", "End claim my home: A binary holds the claim").await;
+    browser.click("#dismiss").await;
+    browser.until("!document.getElementById('outcome').innerText.trim()").await;
+    page.ends_well(&["409"]).await;
 }
 
 #[tokio::test]
 async fn connections_are_found_by_role_and_text_and_closed() {
     let Some(page) = Page::logged_in().await else { return };
-    let (_alice, _) = page.daemon.registered("alice").await;
+    let (mut alice, _) = page.daemon.registered("alice").await;
     let _binary = link::binary(&page.daemon, "my home").await;
     let _phone = link::phone(&page.daemon, "my home").await;
     page.view("connections").await;
@@ -289,6 +308,10 @@ async fn connections_are_found_by_role_and_text_and_closed() {
     page.counts("connections", "1 of 3 connections").await;
     browser.click("#view-connections .does button").await;
     browser.shows("#confirm-title", "Close socket 1 (alice, 127.0.0.1)").await;
+    browser.click("#confirm-yes").await;
+    browser.shows("#told", "Closed: socket 1 (alice, 127.0.0.1).").await;
+    alice.closed(daemon::SOON).await.unwrap();
+    page.counts("connections", "No connections.").await;
     page.ends_well(&[]).await;
 }
 
@@ -404,6 +427,24 @@ async fn everything_is_done_by_keyboard() {
     assert_eq!(browser.script(focus).await, "confirm-no");
     browser.press(ESCAPE).await;
     page.ends_well(&[]).await;
+}
+
+#[tokio::test]
+async fn the_daemon_is_drained_once_the_word_is_typed() {
+    let _turn = TURN.lock().await;
+    let Some(browser) = Browser::open().await else { return };
+    let data = tempfile::tempdir().unwrap();
+    let daemon = Process::start(data.path(), &[]);
+    let token = std::fs::read_to_string(data.path().join("admin.token")).unwrap();
+    browser.go(&format!("http://{}/admin/#token={}", daemon.admin, token.trim())).await;
+    browser.shows("#state", "Ready").await;
+    browser.click("#drain").await;
+    browser.shows("#confirm-title", "Drain").await;
+    browser.press("drain").await;
+    browser.press(ENTER).await;
+    browser.shows("#told", "Draining: the daemon ends.").await;
+    assert!(daemon.ended().await.success());
+    browser.shows("#state", "Trying again in").await;
 }
 
 #[tokio::test]

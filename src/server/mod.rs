@@ -32,6 +32,7 @@ use hyper_util::service::TowerToHyperService;
 use ipnet::IpNet;
 use prometheus_client::metrics::counter::Counter;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
@@ -93,6 +94,8 @@ struct App {
     blur_addresses: bool,
     /// Messages of signalling handled.
     handled: Counter,
+    /// An operator wants the daemon to end.
+    drain_asked: Arc<Notify>,
     /// The first message on every socket.
     server_info: Utf8Bytes,
 }
@@ -105,6 +108,8 @@ pub struct Server {
     pub public: SocketAddr,
     pub admin: SocketAddr,
     accepting: Vec<JoinHandle<()>>,
+    /// Told when an operator asks for the end.
+    pub drain_asked: Arc<Notify>,
     drain: Drain,
 }
 
@@ -136,6 +141,7 @@ impl Server {
         );
         let label = DialectLabel { dialect: Dialect::Signalling };
         let handled = options.metrics.handled.get_or_create(&label).clone();
+        let drain_asked = Arc::new(Notify::new());
         let app = Arc::new(App {
             gate: Gate::new(connections.max_connections, connections.max_connections_per_address),
             engine: options.engine,
@@ -151,6 +157,7 @@ impl Server {
             admin_token: options.admin_token,
             blur_addresses: options.blur_addresses,
             handled,
+            drain_asked: drain_asked.clone(),
             server_info: encode(&info).into(),
         });
         let drain = Drain::new();
@@ -168,7 +175,7 @@ impl Server {
                 drain.token(),
             )),
         ];
-        Ok(Server { public, admin, accepting, drain })
+        Ok(Server { public, admin, accepting, drain_asked, drain })
     }
 
     /// Until a listener has ended by itself.

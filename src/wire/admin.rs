@@ -146,6 +146,12 @@ pub struct StoreEvent {
     pub flush_p99_seconds: Option<f64>,
 }
 
+/// What an action answers that took effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    pub done: bool,
+}
+
 /// `GET /admin/api/claims`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ClaimPage {
