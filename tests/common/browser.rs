@@ -152,6 +152,12 @@ impl Browser {
         self.call(Method::POST, &format!("/element/{element}/value"), json!({"text": text})).await;
     }
 
+    /// Chooses an option of a select by its value.
+    pub async fn choose(&self, selector: &str, value: &str) {
+        let option = self.element(&format!("{selector} option[value='{value}']")).await;
+        self.call(Method::POST, &format!("/element/{option}/click"), json!({})).await;
+    }
+
     async fn element(&self, selector: &str) -> String {
         let body = json!({"using": "css selector", "value": selector});
         let found = self.call(Method::POST, "/element", body).await;

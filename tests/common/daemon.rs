@@ -94,11 +94,11 @@ impl TestDaemon {
         self.bind().await;
     }
 
-    /// As [`TestDaemon::restart`], at the addresses of before, for who comes back to them.
-    pub async fn restart_in_place(&mut self) {
+    /// As [`TestDaemon::stop`]; the next start is at the addresses of before, for who comes back to them.
+    pub async fn stop_in_place(&mut self) {
         let Addresses { public, admin } = self.addresses();
         (self.settings.server.listen, self.settings.server.admin_listen) = (public, admin);
-        self.restart([]).await;
+        self.stop([]).await;
     }
 
     /// Moves time. Who has not been heard for long enough then is taken for dead.

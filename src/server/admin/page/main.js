@@ -105,7 +105,7 @@ async function follow(signal) {
     }
     // Not all pages at once.
     const rest = wait * (0.75 + Math.random() / 2);
-    state(`${why} Trying again in ${duration(Math.ceil(rest / 1000))}.`, "bad");
+    state(`${why.replace(/\.?$/, ".")} Trying again in ${duration(Math.ceil(rest / 1000))}.`, "bad");
     wait = Math.min(2 * wait, LONGEST_WAIT);
     await new Promise((resolve) => setTimeout(resolve, rest));
   }

@@ -4,7 +4,7 @@
 import { ask, download } from "./api.js";
 import { Chart } from "./charts.js";
 import { act } from "./dialogs.js";
-import { byId, clock, count, countDown, duration, element, facts, now, plural, size } from "./dom.js";
+import { byId, clock, count, countDown, duration, element, facts, now, plural, size, write } from "./dom.js";
 
 const SWEEPS_SHOWN = 50;
 const KINDS = {
@@ -60,7 +60,7 @@ export function status(status) {
   charts.busy.add(at, [rate(status, (it) => it.engine.writer_busy_seconds)], `${plural(engine.requests, "request")} since the start`);
   charts.queue.add(at, [engine.queue], `${plural(engine.overloaded, "request")} refused as overload`);
   rows = `${plural(status.store.rows, "row")} written or removed`;
-  byId("daemon").textContent = `Version ${status.version} · schema ${status.schema} · up ${duration(status.uptime_seconds)} · start number ${count(status.boot)} · ${status.server_id}`;
+  write(byId("daemon"), `Version ${status.version} · schema ${status.schema} · up ${duration(status.uptime_seconds)} · start number ${count(status.boot)} · ${status.server_id}`);
   facts(byId("held"), [
     ["Points", count(leases.points)],
     ["Tokens", count(leases.tokens)],
@@ -94,9 +94,17 @@ function told(swept) {
   return parts.map(([kind, name]) => plural(swept[kind], name)).join(", ");
 }
 
+/** What the topmost line of the sweeps tells: those of one second share it. */
+let top = { time: null };
+
 export function swept(event) {
-  const list = byId("sweeps");
-  list.prepend(element("li", {}, element("time", {}, clock(now())), ` ${told(event)}`));
+  const [list, time] = [byId("sweeps"), clock(now())];
+  if (top.time !== time) {
+    top = { time, counts: {}, line: element("span") };
+    list.prepend(element("li", {}, element("time", {}, time), top.line));
+  }
+  for (const kind of Object.keys(KINDS)) top.counts[kind] = (top.counts[kind] ?? 0) + event[kind];
+  write(top.line, told(top.counts));
   while (list.children.length > SWEEPS_SHOWN) list.lastChild.remove();
   byId("no-sweeps").hidden = true;
 }

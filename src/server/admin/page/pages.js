@@ -72,8 +72,10 @@ export function watchForm(form, find) {
     clearTimeout(timer);
     find();
   });
-  form.addEventListener("input", () => {
+  const changed = () => {
     clearTimeout(timer);
     timer = setTimeout(find, TYPED);
-  });
+  };
+  form.addEventListener("input", changed);
+  form.addEventListener("change", changed);
 }
