@@ -62,7 +62,8 @@ export async function download(path, name) {
   link.download = named ? named[1] : name;
   link.href = URL.createObjectURL(blob);
   link.click();
-  URL.revokeObjectURL(link.href);
+  // The browser fetches it in its own time.
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   return { name: link.download, size: blob.size };
 }
 

@@ -49,6 +49,7 @@ function logOut(why) {
   session = null;
   token.forget();
   state("");
+  document.querySelectorAll("dialog[open]").forEach((dialog) => dialog.close());
   show();
   write(byId("token-error"), why);
   byId("token").focus();
@@ -122,7 +123,11 @@ byId("view-log-in").querySelector("form").addEventListener("submit", (event) => 
   token.set(byId("token").value.trim());
   logIn();
 });
-byId("log-out").addEventListener("click", () => logOut(""));
+byId("log-out").addEventListener("click", () => {
+  token.forget();
+  // So that nothing of what was shown is left in the page.
+  location.reload();
+});
 
 window.addEventListener("hashchange", () => {
   if (takeFromAddress()) return logIn();
