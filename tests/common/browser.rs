@@ -5,6 +5,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -54,7 +55,7 @@ impl Browser {
         // Goes on reading, so that the driver never waits for it.
         std::thread::spawn(move || told.for_each(drop));
         let folder = || tempfile::tempdir().unwrap();
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap();
         let (downloads, profile, session) = (folder(), folder(), String::new());
         let mut browser = Browser { driver, port, session, http, downloads, _profile: profile };
         let options = json!({

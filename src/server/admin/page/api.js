@@ -51,20 +51,19 @@ export async function ask(method, path) {
   return text === "" ? null : JSON.parse(text);
 }
 
-/** Posts, and saves what comes back as a file; its name and size. */
+/** Posts, and saves what comes back as a file; its size. */
 export async function download(path, name) {
   const answer = await request("POST", path);
-  const named = /filename="([^"/\\]+)"/.exec(answer.headers.get("content-disposition") ?? "");
   const blob = await answer.blob().catch(() => {
     throw new Failure("The download broke off.", "unreachable", 0);
   });
   const link = document.createElement("a");
-  link.download = named ? named[1] : name;
+  link.download = name;
   link.href = URL.createObjectURL(blob);
   link.click();
   // The browser fetches it in its own time.
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-  return { name: link.download, size: blob.size };
+  return blob.size;
 }
 
 /** Hears events until the stream ends. EventSource is of no use: it sends no Authorization. */

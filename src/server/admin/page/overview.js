@@ -118,11 +118,11 @@ byId("sweep").addEventListener("click", () =>
 
 byId("backup").addEventListener("click", () =>
   act(
-    { title: "Back up now", text: "Downloads a backup of the store. It holds dead drops and addresses: keep it as safe as the data directory.", yes: "Back up" },
+    { title: "Back up now", text: "Downloads all leases and the server's key in one file. Keep it as safe as the data directory.", yes: "Back up" },
     async () => {
       const stamp = new Date(now()).toISOString().slice(0, 19).replace(/[-:]/g, "");
-      const saved = await download("backup", `waypost-${stamp}Z.backup`);
-      return `Backed up: ${saved.name}, ${size(saved.size)}.`;
+      const name = `waypost-${stamp}Z.backup`;
+      return `Backed up: ${name}, ${size(await download("backup", name))}.`;
     },
   ),
 );
