@@ -180,8 +180,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Exit> {
             command.run(&store).map(ExitCode::from)
         }
         Some(Command::Completions { shell }) => {
-            generate::completions(shell, Cli::command());
-            Ok(Exit::Ok.into())
+            generate::completions(shell, Cli::command()).map(ExitCode::from)
         }
         Some(Command::Man(man)) => man.run(Cli::command()).map(ExitCode::from),
         Some(Command::Bench(bench)) => bench::main(*bench),
