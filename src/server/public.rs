@@ -129,7 +129,7 @@ async fn open_socket(app: Arc<App>, token: Token, request: Request) -> Response 
     let Some(Peer(peer)) = request.extensions().get::<Peer>().copied() else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    let address = client_address(peer, request.headers(), &app.trusted_proxies);
+    let address = client_address(peer, request.headers(), &app.changing.load().trusted_proxies);
     if let Err(seconds) = app.upgrade_limiter.check(network_of(address)) {
         return refuse(&app, Refusal::Rate, seconds);
     }
