@@ -60,7 +60,10 @@ fn one_socket_may_be_handed_over_and_others_are_refused() {
     daemon.logs("listening");
     assert_eq!(daemon.stop().code(), Some(0));
     for (sockets, told) in [
-        (&["waypost.socket=127.0.0.1:0"][..], "a socket with the name \\\"waypost.socket\\\" was handed over: name it"),
+        (
+            &["waypost.socket=127.0.0.1:0"][..],
+            "a socket with the name \\\"waypost.socket\\\" was handed over: name it",
+        ),
         (&["public=127.0.0.1:0", "public=127.0.0.1:0"], "two sockets with the name public were handed over"),
         (&["public=udp:127.0.0.1:0"], "the socket public that was handed over cannot be used: "),
     ] {
@@ -120,7 +123,8 @@ async fn a_writer_that_is_stuck_does_not_answer_and_one_without_a_disk_does() {
     let daemon = TestDaemon::start().await;
     assert!(daemon.engine().answers().await);
     let mut socket = daemon.raw().await;
-    let gift = json!({"type": "register_rendezvous", "peerId": "alice", "dailyPoints": ["p"], "deadDrop": "x"});
+    let gift =
+        json!({"type": "register_rendezvous", "peerId": "alice", "dailyPoints": ["p"], "deadDrop": "x"});
     let slow = Duration::from_millis(300);
     daemon.faults.slow_down(slow);
     daemon::say(&mut socket, gift.clone()).await;

@@ -10,6 +10,7 @@ pub mod asyncapi;
 mod drain;
 mod gate;
 mod http;
+mod later;
 mod limiter;
 mod link;
 pub mod listen;
@@ -39,6 +40,7 @@ use crate::wire::signalling::{ServerMessage, encode};
 use accept::{Before, accept};
 use drain::Drain;
 use gate::Gate;
+use later::Spread;
 use limiter::RequestLimiter;
 use listen::{Address, Inherited, Listener};
 use secrets::{AdminToken, ServerKey};
@@ -95,6 +97,7 @@ struct App {
     request_limiter: RequestLimiter,
     upgrade_limiter: RequestLimiter,
     link_limiter: RequestLimiter,
+    later: Spread,
     admin_token: AdminToken,
     /// The first message on every socket.
     server_info: Utf8Bytes,
@@ -162,6 +165,7 @@ impl Server {
             request_limiter,
             upgrade_limiter,
             link_limiter,
+            later: Spread::default(),
             changing: ArcSwap::from_pointee(options.changing),
             server_id,
             server_key: options.server_key,
