@@ -12,7 +12,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use super::{Exit, service};
 use crate::config::{Log, LogFormat, Settings, Sources};
-use crate::daemon::{Daemon, Surroundings};
+use crate::daemon::{Daemon, Reason, Surroundings};
 use crate::limits::HTTP_CONNECTIONS;
 
 /// Descriptors beside the sockets': listeners, HTTP connections, the store.
@@ -88,10 +88,16 @@ async fn serve(
                     service::ready(&addresses);
                 }
             },
-            () = daemon.join() => {
-                error!("a part of the daemon ended by itself; shutting down the rest");
-                break Exit::Failure;
-            }
+            reason = daemon.join() => match reason {
+                Reason::Asked => {
+                    info!("shutting down, as the operator asked");
+                    break Exit::Ok;
+                }
+                Reason::Broken => {
+                    error!("a part of the daemon ended by itself; shutting down the rest");
+                    break Exit::Failure;
+                }
+            },
             () = &mut watchdog => {}
         }
     };

@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
@@ -99,6 +100,8 @@ struct App {
     link_limiter: RequestLimiter,
     later: Spread,
     admin_token: AdminToken,
+    /// An operator wants the daemon to end.
+    drain_asked: Arc<Notify>,
     /// The first message on every socket.
     server_info: Utf8Bytes,
 }
@@ -112,6 +115,8 @@ pub struct Server {
     pub admin: Address,
     app: Arc<App>,
     accepting: Vec<JoinHandle<()>>,
+    /// Told when an operator asks for the end.
+    pub drain_asked: Arc<Notify>,
     drain: Drain,
 }
 
@@ -156,6 +161,7 @@ impl Server {
         let connections = &options.changing.connections;
         let [request_limiter, upgrade_limiter, link_limiter] =
             [(); 3].map(|()| RequestLimiter::new(options.clock.clone()));
+        let drain_asked = Arc::new(Notify::new());
         let app = Arc::new(App {
             gate: Gate::new(connections.max_connections, connections.max_connections_per_address),
             engine: options.engine,
@@ -170,6 +176,7 @@ impl Server {
             server_id,
             server_key: options.server_key,
             admin_token: options.admin_token,
+            drain_asked: drain_asked.clone(),
             server_info: encode(&info).into(),
         });
         app.limit_rates();
@@ -185,7 +192,7 @@ impl Server {
                 drain.token(),
             )),
         ];
-        Ok(Server { public, admin, app, accepting, drain })
+        Ok(Server { public, admin, app, accepting, drain_asked, drain })
     }
 
     /// Exchanges what may change while the daemon runs.
