@@ -3,16 +3,20 @@
 
 #[path = "common/daemon.rs"]
 mod daemon;
+#[path = "common/supervised.rs"]
+mod supervised;
 #[path = "common/tls.rs"]
 mod tls;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Output;
 
 use daemon::{Process, SECOND, TestDaemon, soon};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
+use supervised::Supervised;
 use tempfile::TempDir;
 use tls::{Certificate, first_message, get};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -108,6 +112,21 @@ async fn a_handshake_that_has_not_ended_does_not_hold_up_the_end() {
     // Whoever came before the one that was answered has been accepted.
     certificate.connect(daemon.addresses().public).await.unwrap();
     soon(daemon.stop([])).await;
+}
+
+#[test]
+fn a_key_that_others_may_read_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = Certificate::new().write(folder.path());
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+    let set = |name: &str, path: &Path| format!("server.{name}={}", path.display());
+    let (certificate, key_is) = (set("tls_cert", &certificate), set("tls_key", &key));
+    let arguments = ["--set", &certificate, "--set", &key_is];
+    let daemon = Supervised::start(Process::command(&folder.path().join("data"), &arguments));
+    let warned = daemon.logs("others may read this");
+    assert_eq!((&warned["path"], &warned["mode"]), (&json!(key), &json!("640")));
+    daemon.logs("listening");
+    assert_eq!(daemon.stop().code(), Some(0));
 }
 
 /// Runs the binary where it cannot start.

@@ -109,7 +109,7 @@ async fn serve(
 /// Reads settings and certificate again; all of it takes effect, or nothing.
 fn reload(daemon: &mut Daemon, sources: &Sources, level: &Level) {
     let reloaded = Settings::load(sources)
-        .map_err(|error| error.to_string())
+        .map_err(|error| error.to_string().replace('\n', "; "))
         .and_then(|read| daemon.reload(read).map_err(|error| error.to_string()));
     let changes = match reloaded {
         Ok(changes) => changes,
