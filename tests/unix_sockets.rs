@@ -50,6 +50,7 @@ async fn both_listeners_may_be_unix_sockets_and_the_client_reaches_them() {
     let admin = AdminClient::new(format!("unix:{}/admin", folder.path().display()), daemon.token()).unwrap();
     assert!(admin.live().await.unwrap() && admin.ready().await.unwrap());
     assert!(admin.metrics().await.unwrap().contains("waypost_connections "));
+    assert!(admin.lease("relay", "nobody").await.unwrap().is_none());
     let stranger = AdminClient::new(admin.base(), "guessed").unwrap();
     assert!(stranger.status().await.unwrap_err().to_string().contains("token"));
     daemon.stop([]).await;

@@ -120,6 +120,7 @@ fn reload(daemon: &mut Daemon, sources: &Sources, level: &Level) {
     {
         error!(%error, "the log's level cannot be set");
     }
+    raise_descriptor_limit(daemon.settings());
     info!(changed = changes.applied.join(", "), "reloaded");
     if !changes.need_restart.is_empty() {
         warn!(changed = changes.need_restart.join(", "), "these settings have changed and need a restart");

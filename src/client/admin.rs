@@ -151,7 +151,7 @@ impl AdminClient {
 
     /// Keys of link have any characters.
     fn request_lease(&self, method: Method, kind: &str, key: &str) -> Result<RequestBuilder, ClientError> {
-        let mut url = Url::parse(&self.base).map_err(|error| ClientError::Unreachable(Box::new(error)))?;
+        let mut url = Url::parse(&self.url).map_err(|error| ClientError::Unreachable(Box::new(error)))?;
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(["admin", "api", "leases", kind, key]);
         }
