@@ -301,6 +301,9 @@ async fn admin_url_prints_a_link_with_the_token_where_no_server_sees_it() {
     let (code, said) = url(data.path(), &["--admin-listen", "127.0.0.1:0"]);
     assert!(code == Some(1) && said.contains("--admin"), "{said}");
 
+    let (code, said) = url(data.path(), &["--admin-listen", "unix:/run/waypost/admin"]);
+    assert!(code == Some(1) && said.contains("ssh -N -L 127.0.0.1:9001:/run/waypost/admin"), "{said}");
+
     // A token of one's own may be any text.
     std::fs::write(data.path().join("admin.token"), "a b&c#d\n").unwrap();
     assert_eq!(url(data.path(), &[]).1, "http://127.0.0.1:9001/admin/#token=a+b%26c%23d");

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use url::form_urlencoded;
 
 use super::Exit;
+use crate::server::listen::Address;
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
@@ -23,21 +24,27 @@ pub(super) enum Command {
 }
 
 impl Command {
-    pub(super) fn run(&self, listen: SocketAddr, token_file: &Path) -> Result<Exit, Exit> {
+    pub(super) fn run(&self, listen: &Address, token_file: &Path) -> Result<Exit, Exit> {
         let Command::Url { admin, token_file: other } = self;
         let token_file = other.as_deref().unwrap_or(token_file);
         let failed = |error: String| {
             eprintln!("{error}");
             Exit::Failure
         };
-        let base = match admin {
-            Some(url) => url.trim_end_matches('/').to_owned(),
-            None if listen.port() == 0 => {
-                return Err(failed(
-                    "server.admin_listen has port 0, any free one: name the address with --admin".into(),
-                ));
+        let base = match (admin, listen) {
+            (Some(url), _) => url.trim_end_matches('/').to_owned(),
+            (None, Address::Tcp(listen)) if listen.port() == 0 => {
+                let error = "server.admin_listen has port 0, any free one: name the address with --admin";
+                return Err(failed(error.to_owned()));
             }
-            None => format!("http://{}", reachable(listen)),
+            (None, Address::Tcp(listen)) => format!("http://{}", reachable(*listen)),
+            (None, Address::Unix(path)) => {
+                return Err(failed(format!(
+                    "no browser opens a Unix socket: forward it with ssh -N -L 127.0.0.1:9001:{} HOST, and give --admin \
+                     http://127.0.0.1:9001",
+                    path.display()
+                )));
+            }
         };
         let token = std::fs::read_to_string(token_file).map_err(|error| {
             let path = token_file.display();
