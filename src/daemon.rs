@@ -14,9 +14,10 @@ use rand::rngs::StdRng;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::engine::{self, Engine};
+use crate::logging::{Blur, LogLevel};
 use crate::metrics::Metrics;
 use crate::server::secrets::{self, AdminToken, ServerKey};
-use crate::server::{self, Server};
+use crate::server::{self, AbuseLog, Server};
 use crate::store::{Faults, OpenError};
 
 /// What the daemon keeps in its data directory.
@@ -50,13 +51,16 @@ pub struct Surroundings {
     pub clock: Clock,
     pub rng: StdRng,
     pub faults: Faults,
+    /// What may be set of the log.
+    pub log_level: LogLevel,
 }
 
 impl Default for Surroundings {
     fn default() -> Surroundings {
         #[allow(clippy::disallowed_methods, reason = "the one generator, seeded from the operating system")]
         let rng = rand::make_rng();
-        Surroundings { clock: Clock::system(), rng, faults: Faults::default() }
+        let (_, log_level) = LogLevel::new("info");
+        Surroundings { clock: Clock::system(), rng, faults: Faults::default(), log_level }
     }
 }
 
@@ -78,7 +82,7 @@ impl Daemon {
     }
 
     pub async fn bind_in(settings: Settings, surroundings: Surroundings) -> Result<Daemon, StartError> {
-        let Surroundings { clock, rng, faults } = surroundings;
+        let Surroundings { clock, rng, faults, log_level } = surroundings;
         let limits = settings.limits();
         let folder = settings.server.data_dir.clone();
         let file = |path: PathBuf| move |source| StartError::File { path, source };
@@ -91,6 +95,7 @@ impl Daemon {
         let admin_token = folder.join(ADMIN_TOKEN);
         let admin_token = AdminToken::load_or_create(&admin_token).map_err(file(admin_token))?;
         let metrics = Arc::new(Metrics::default());
+        let blur = Blur::new(settings.log.identities);
         let engine = Engine::start(engine::Options {
             store: folder.join(STORE),
             limits: limits.clone(),
@@ -99,6 +104,7 @@ impl Daemon {
             rng,
             faults,
             server_id: key.server_id(),
+            blur: blur.clone(),
         })?;
         let patience = limits.drain.timeout;
         let server = settings.server.clone();
@@ -109,11 +115,17 @@ impl Daemon {
             trusted_proxies: server.trusted_proxies.clone(),
             endpoint: Box::new(move |bound| server.endpoint(bound)),
             limits,
-            clock,
             metrics,
             server_key: key,
             admin_token,
             engine: engine.clone(),
+            log_level,
+            abuse: AbuseLog::new(
+                blur,
+                settings.log.identities || settings.log.abuse_addresses,
+                clock.clone(),
+            ),
+            clock,
         });
         match server.await {
             Ok(server) => Ok(Daemon { server, engine, patience }),

@@ -22,10 +22,15 @@ macro_rules! label_values {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum $name { $($variant,)+ }
 
+        impl $name {
+            pub fn text(self) -> &'static str {
+                match self { $($name::$variant => $text,)+ }
+            }
+        }
+
         impl EncodeLabelValue for $name {
             fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
-                let text = match self { $($name::$variant => $text,)+ };
-                EncodeLabelValue::encode(&text, encoder)
+                EncodeLabelValue::encode(&self.text(), encoder)
             }
         }
     )* };

@@ -54,6 +54,13 @@ pub enum Command {
         #[command(flatten)]
         options: Options,
     },
+    /// Tell the log's level, or set it until the daemon ends.
+    LogLevel {
+        /// As log.level: debug, or "info,waypost::store=debug".
+        level: Option<String>,
+        #[command(flatten)]
+        options: Options,
+    },
     /// List the open sockets.
     Connections {
         #[command(flatten)]
@@ -112,6 +119,13 @@ impl Command {
             Command::Connections { .. } => {
                 shown(options, &client.connections().await.map_err(at(url))?, connections)
             }
+            Command::LogLevel { level, .. } => {
+                let answer = match level {
+                    Some(level) => client.set_log_level(level).await,
+                    None => client.log_level().await,
+                };
+                shown(options, &answer.map_err(at(url))?, |answer| format!("{}\n", answer.level))
+            }
             Command::Leases { kind, prefix, limit, .. } => {
                 let filter =
                     LeaseFilter { kind: kind.clone(), prefix: prefix.clone(), ..LeaseFilter::default() };
@@ -132,6 +146,7 @@ impl Command {
             Command::Status { options }
             | Command::Leases { options, .. }
             | Command::Claims { options, .. }
+            | Command::LogLevel { options, .. }
             | Command::Sweep { options }
             | Command::Connections { options } => options,
         }

@@ -5,19 +5,22 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::Exit;
 use crate::config::{Log, LogFormat, Settings};
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Surroundings};
 use crate::limits::HTTP_CONNECTIONS;
+use crate::logging::LogLevel;
 
 /// Descriptors beside the sockets': listeners, HTTP connections, the store.
 const SPARE_DESCRIPTORS: usize = HTTP_CONNECTIONS + 1024;
 
 /// Runs the daemon until a signal or until a part of it ends.
 pub(super) fn run(settings: Settings) -> ExitCode {
-    log_to_stderr(&settings.log);
+    let log_level = log_to_stderr(&settings.log);
     raise_descriptor_limit(&settings);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -26,13 +29,13 @@ pub(super) fn run(settings: Settings) -> ExitCode {
             return Exit::Failure.into();
         }
     };
-    let exit = runtime.block_on(serve(settings));
+    let exit = runtime.block_on(serve(settings, log_level));
     // The daemon has ended everything that matters; what still blocks must not hold up the exit.
     runtime.shutdown_background();
     exit
 }
 
-async fn serve(settings: Settings) -> ExitCode {
+async fn serve(settings: Settings, log_level: LogLevel) -> ExitCode {
     // Before the start, so that a signal in the midst of it ends in an orderly shutdown too.
     let (mut terminate, mut interrupt) =
         match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
@@ -42,13 +45,14 @@ async fn serve(settings: Settings) -> ExitCode {
                 return Exit::Failure.into();
             }
         };
-    let mut daemon = match Daemon::bind(settings).await {
-        Ok(daemon) => daemon,
-        Err(error) => {
-            error!("{error}");
-            return ExitCode::from(error.exit_code());
-        }
-    };
+    let mut daemon =
+        match Daemon::bind_in(settings, Surroundings { log_level, ..Surroundings::default() }).await {
+            Ok(daemon) => daemon,
+            Err(error) => {
+                error!("{error}");
+                return ExitCode::from(error.exit_code());
+            }
+        };
     let addresses = daemon.addresses();
     info!(listen = %addresses.public, admin_listen = %addresses.admin, "listening");
 
@@ -93,13 +97,15 @@ async fn first(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
     }
 }
 
-fn log_to_stderr(log: &Log) {
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(&log.level))
+fn log_to_stderr(log: &Log) -> LogLevel {
+    let (filter, level) = LogLevel::new(&log.level);
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    match log.format {
-        LogFormat::Text => subscriber.init(),
-        LogFormat::Json => subscriber.json().init(),
-    }
+    let lines = match log.format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().boxed(),
+    };
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    level
 }

@@ -188,7 +188,7 @@ impl Shared {
         let store = self.store.read().unwrap_or_else(PoisonError::into_inner);
         let store = store.as_ref().ok_or(Unavailable::Storage)?;
         let checked = store.check().and_then(|report| {
-            let (mut folded, _) = fold(store, self.boot, &self.limits)?;
+            let (mut folded, _) = fold(store, self.boot, &self.limits, &self.blur, now)?;
             Ok(Checked { report, memory_agrees: folded.same_as(memory, now) })
         });
         checked.map_err(|error| {

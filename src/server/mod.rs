@@ -3,6 +3,7 @@
 //! Owns both listeners, the accept loops and the order of ending. Must not know sled or the registries: whatever it
 //! needs it asks the engine.
 
+mod abuse;
 mod admin;
 mod answering;
 pub mod asyncapi;
@@ -39,14 +40,17 @@ use crate::engine::Engine;
 use crate::limits::{
     HTTP_CONNECTIONS, HTTP_CONNECTIONS_PER_ADDRESS, Limits, REQUEST_HEAD_BYTES, REQUEST_HEAD_TIMEOUT,
 };
+use crate::logging::LogLevel;
 use crate::metrics::{Metrics, RefusalLabel};
 use crate::wire::signalling::{ServerMessage, encode};
+use abuse::Event;
 use answering::Answering;
 use drain::{Drain, Token};
 use gate::Gate;
 use limiter::RequestLimiter;
 use secrets::{AdminToken, ServerKey};
 
+pub use abuse::AbuseLog;
 // What is read of a request before anything else is done with it, for `fuzz/` too.
 pub use gate::{client_address, network_of};
 pub use http::Bearer;
@@ -71,6 +75,8 @@ pub struct Options {
     pub server_key: ServerKey,
     pub admin_token: AdminToken,
     pub engine: Engine,
+    pub log_level: LogLevel,
+    pub abuse: AbuseLog,
 }
 
 /// What routes and sessions share.
@@ -87,6 +93,8 @@ struct App {
     upgrade_limiter: RequestLimiter,
     link_limiter: RequestLimiter,
     admin_token: AdminToken,
+    log_level: LogLevel,
+    abuse: AbuseLog,
     /// The first message on every socket.
     server_info: Utf8Bytes,
 }
@@ -141,6 +149,8 @@ impl Server {
             upgrade_limiter,
             link_limiter,
             admin_token: options.admin_token,
+            log_level: options.log_level,
+            abuse: options.abuse,
             server_info: encode(&info).into(),
         });
         let drain = Drain::new();
@@ -151,12 +161,13 @@ impl Server {
                 app.clone(),
                 drain.token(),
             )),
-            tokio::spawn(accept(admin_listener, admin::routes(app.clone()), app, drain.token())),
+            tokio::spawn(accept(admin_listener, admin::routes(app.clone()), app.clone(), drain.token())),
+            tokio::spawn(abuse::sum_up_each_minute(app, drain.token())),
         ];
         Ok(Server { public, admin, accepting, drain })
     }
 
-    /// Until a listener has ended by itself.
+    /// Until a task of its own has ended by itself.
     pub async fn ended(&mut self) {
         let ended = futures_util::future::select_all(&mut self.accepting);
         if let (Err(error), ..) = ended.await {
@@ -195,6 +206,7 @@ async fn accept(listener: TcpListener, routes: Router, app: Arc<App>, mut token:
                     }
                     Err(reason) => {
                         app.metrics.refused.get_or_create(&RefusalLabel { reason }).inc();
+                        app.abuse.note(Event::Connection(reason), peer);
                     }
                 }
             }

@@ -70,6 +70,7 @@ impl TestDaemon {
             clock: self.clock.clone(),
             rng: StdRng::seed_from_u64(7),
             faults: self.faults.clone(),
+            ..Surroundings::default()
         };
         self.running = Some(Daemon::bind_in(self.settings.clone(), surroundings).await.unwrap());
     }
