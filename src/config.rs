@@ -44,7 +44,7 @@ section! {
     log: Log {
         /// "text" for people, "json" for machines.
         format: LogFormat = LogFormat::Text;
-        /// Least level that is logged; may be given by module, as in "info,waypost::store=debug".
+        /// Least level that is logged: off, error, warn, info, debug or trace; may be given by module, as in "info,waypost::store=debug".
         level: String = "info".to_owned(), Rule::That(LEVEL, |level| is_level(level));
         /// Whether the log names clients by their addresses and ids; else by a keyed hash that is another one each day.
         identities: bool = false;
