@@ -32,6 +32,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use crate::clock::{Clock, Millis};
 use crate::id::SocketId;
 use crate::limits::{ENGINE_QUEUE, Limits};
+use crate::live::announcements::Announcements;
 use crate::live::chunks::ChunkRelay;
 use crate::live::hub::Hub;
 use crate::live::link::Links;
@@ -216,6 +217,7 @@ impl Engine {
             links,
             pairing,
             chunks,
+            announcements: Announcements::default(),
             rng,
             pins: Pins::default(),
             draining: false,
@@ -327,7 +329,11 @@ impl Engine {
 
     /// From now on sockets end because the daemon ends: that is not leaving (protocol: signalling, section 7).
     pub async fn drain(&self) {
-        let _ = self.0.submit(Promise::None, |turn| turn.core.draining = true).await;
+        let drained = self.0.submit(Promise::None, |turn| {
+            turn.core.draining = true;
+            turn.core.announcements.clear();
+        });
+        let _ = drained.await;
     }
 
     /// Whether writes are taken.
