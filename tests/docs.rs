@@ -119,6 +119,23 @@ fn the_metrics_table_has_every_metric_with_its_type_and_nothing_else() {
     assert_eq!(rows(OPERATIONS, "Metrics"), metrics);
 }
 
+/// The names of metrics in a text.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    let is_name = |char: char| char.is_ascii_alphanumeric() || char == '_';
+    let words = text.split(|char| !is_name(char)).filter(|word| word.starts_with("waypost_"));
+    words.map(|word| word.trim_end_matches("_bucket").to_owned()).collect()
+}
+
+#[test]
+fn dashboard_and_alerts_name_no_metric_that_there_is_not() {
+    let known: BTreeSet<String> = metrics().into_iter().map(|(name, _)| name).collect();
+    let alerts = metrics_in(include_str!("../packaging/prometheus/alerts.yml"));
+    let dashboard = metrics_in(include_str!("../packaging/grafana/waypost.json"));
+    assert!(alerts.len() > 9 && dashboard.len() > 40, "{alerts:?} {dashboard:?}");
+    let named: BTreeSet<String> = &alerts | &dashboard;
+    assert!(named.is_subset(&known), "no such metrics: {:?}", &named - &known);
+}
+
 /// The string literals that may be the code of a refusal: those in the first argument of `Refusal::of` and
 /// `Refusal::new`, and where that is a variable `code`, those that it may have been given.
 fn codes() -> BTreeSet<String> {
