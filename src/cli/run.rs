@@ -11,7 +11,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::Exit;
 use crate::config::{Log, LogFormat, Settings};
-use crate::daemon::{Daemon, Surroundings};
+use crate::daemon::{Daemon, Reason, Surroundings};
 use crate::limits::HTTP_CONNECTIONS;
 use crate::logging::LogLevel;
 
@@ -61,9 +61,15 @@ async fn serve(settings: Settings, log_level: LogLevel) -> ExitCode {
             info!(signal = name, "shutting down");
             Exit::Ok
         }
-        () = daemon.join() => {
-            error!("a part of the daemon ended by itself; shutting down the rest");
-            Exit::Failure
+        reason = daemon.join() => match reason {
+            Reason::Asked => {
+                info!("shutting down, as the operator asked");
+                Exit::Ok
+            }
+            Reason::Broken => {
+                error!("a part of the daemon ended by itself; shutting down the rest");
+                Exit::Failure
+            }
         }
     };
     daemon.shutdown().await;

@@ -3,6 +3,7 @@
 //! Owns the way of a request: a bounded queue, one writer thread, one flusher thread, the promise that an answer
 //! keeps, and effects after the commit. Must not know HTTP or WebSocket.
 
+mod actions;
 mod alarm;
 mod bootstrap;
 mod chunks;
@@ -325,15 +326,6 @@ impl Engine {
         let entry = outbox.clone();
         self.0.submit(Promise::None, move |turn| turn.core.hub.join(entry));
         Joined { engine: self.clone(), outbox }
-    }
-
-    /// From now on sockets end because the daemon ends: that is not leaving (protocol: signalling, section 7).
-    pub async fn drain(&self) {
-        let drained = self.0.submit(Promise::None, |turn| {
-            turn.core.draining = true;
-            turn.core.announcements.clear();
-        });
-        let _ = drained.await;
     }
 
     /// Whether writes are taken.

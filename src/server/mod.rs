@@ -32,6 +32,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
@@ -95,6 +96,8 @@ struct App {
     admin_token: AdminToken,
     log_level: LogLevel,
     abuse: AbuseLog,
+    /// An operator wants the daemon to end.
+    drain_asked: Arc<Notify>,
     /// The first message on every socket.
     server_info: Utf8Bytes,
 }
@@ -107,6 +110,8 @@ pub struct Server {
     pub public: SocketAddr,
     pub admin: SocketAddr,
     accepting: Vec<JoinHandle<()>>,
+    /// Told when an operator asks for the end.
+    pub drain_asked: Arc<Notify>,
     drain: Drain,
 }
 
@@ -136,6 +141,7 @@ impl Server {
             connections.link_upgrade_burst,
             options.clock.clone(),
         );
+        let drain_asked = Arc::new(Notify::new());
         let app = Arc::new(App {
             gate: Gate::new(connections.max_connections, connections.max_connections_per_address),
             engine: options.engine,
@@ -151,6 +157,7 @@ impl Server {
             admin_token: options.admin_token,
             log_level: options.log_level,
             abuse: options.abuse,
+            drain_asked: drain_asked.clone(),
             server_info: encode(&info).into(),
         });
         let drain = Drain::new();
@@ -164,7 +171,7 @@ impl Server {
             tokio::spawn(accept(admin_listener, admin::routes(app.clone()), app.clone(), drain.token())),
             tokio::spawn(abuse::sum_up_each_minute(app, drain.token())),
         ];
-        Ok(Server { public, admin, accepting, drain })
+        Ok(Server { public, admin, accepting, drain_asked, drain })
     }
 
     /// Until a task of its own has ended by itself.

@@ -130,6 +130,12 @@ pub struct Swept {
     pub chunk: usize,
 }
 
+/// What an action answers that took effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    pub done: bool,
+}
+
 /// `GET /admin/api/claims`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ClaimPage {
