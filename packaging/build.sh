@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Makes what a package has beside the binary: man pages, completions, the settings file. Into target/packaging, by the binary
-# itself: packaging/build.sh [target/release/waypost]
+# itself: packaging/build.sh [target/release/waypost [target/packaging]]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 waypost=${1:-target/release/waypost}
-out=target/packaging
-rm -rf "$out"
+out=${2:-target/packaging}
+rm -rf "$out/man" "$out/completions"
 mkdir -p "$out/man" "$out/completions"
 
 "$waypost" man "$out/man"

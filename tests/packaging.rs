@@ -10,6 +10,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 use tools::{is_there, succeeds};
+use waypost::config::{Settings, Sources};
 
 /// The most that a hardened unit may be exposed, in tenths of what systemd tells.
 const MOST_EXPOSED: &str = "15";
@@ -114,4 +115,52 @@ fn the_image_sets_what_there_is_to_set_and_has_what_the_binary_needs() {
     let missing: Vec<_> = needed.filter(|name| !there.contains(name)).collect();
     assert!(missing.is_empty(), "{missing:?}");
     assert_eq!(instructions(&dockerfile, "USER"), ["65532:65532"]);
+}
+
+#[test]
+fn what_the_binary_makes_for_its_package_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    succeeds(Command::new(packaging("build.sh")).arg(env!("CARGO_BIN_EXE_waypost")).arg(folder.path()));
+    // Nothing is set but the data directory, and every setting is there to be set.
+    let file = folder.path().join("waypost.toml");
+    let mut settings = Settings::default();
+    settings.server.data_dir = "/var/lib/waypost".into();
+    assert_eq!(Settings::load(&Sources::default().file(&file)).unwrap(), settings);
+    let text = fs::read_to_string(file).unwrap();
+    let whole: String = text.lines().map(|line| format!("{}\n", uncommented(line))).collect();
+    let printed = settings.to_toml_with_comments();
+    let printed = printed.lines().filter(|line| !line.starts_with("# Default: "));
+    assert_eq!(whole, printed.map(|line| format!("{line}\n")).collect::<String>());
+    for name in ["man/waypost.1.gz", "man/waypost-status.1.gz", "changelog.Debian.gz"] {
+        assert!(folder.path().join(name).is_file(), "{name}");
+    }
+    for (shell, name) in [("bash", "waypost"), ("zsh", "_waypost"), ("fish", "waypost.fish")] {
+        let script = fs::read_to_string(folder.path().join("completions").join(name)).unwrap();
+        assert!(script.contains("log-level"), "{shell}");
+    }
+}
+
+/// A setting that stands behind a `#`, without it.
+fn uncommented(line: &str) -> &str {
+    let rest = line.strip_prefix('#').filter(|rest| !rest.starts_with(' ') && !rest.is_empty());
+    rest.unwrap_or(line)
+}
+
+#[test]
+fn the_debian_package_takes_files_that_there_are_and_its_scripts_are_shell() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let assets = manifest.split_once("\nassets = [\n").unwrap().1.split_once("\n]").unwrap().0;
+    let taken: Vec<&str> = assets.lines().filter_map(|line| line.split('"').nth(1)).collect();
+    assert!(taken.len() > 15, "{taken:?}");
+    for path in taken.iter().filter(|path| !path.starts_with("target/")) {
+        let (folder, end) = path.rsplit_once('/').unwrap_or((".", path));
+        let mut names = fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().file_name());
+        assert!(names.any(|name| name.to_str().unwrap().ends_with(end.trim_start_matches('*'))), "{path}");
+    }
+    for name in ["postinst", "postrm"] {
+        let path = packaging("debian").join(name);
+        assert!(fs::read_to_string(&path).unwrap().contains("\n#DEBHELPER#\n"), "{name}");
+        succeeds(Command::new("sh").arg("-n").arg(path));
+    }
 }
