@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes what a package has beside the binary: man pages, completions, the settings file. Into target/packaging, by the binary
-# itself: packaging/build.sh [target/release/waypost [target/packaging]]
+# Makes what a package has beside the binary: man pages, completions, changelogs, the settings file. Into target/packaging, by
+# the binary itself: packaging/build.sh [target/release/waypost [target/packaging]]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 waypost=${1:-target/release/waypost}
@@ -14,11 +14,12 @@ gzip -9 --no-name "$out"/man/*
 "$waypost" completions zsh > "$out/completions/_waypost"
 "$waypost" completions fish > "$out/completions/waypost.fish"
 
+gzip -9 --no-name < CHANGELOG.md > "$out/changelog.gz"
 version=$("$waypost" --version | cut -d' ' -f2)
 gzip -9 --no-name > "$out/changelog.Debian.gz" << END
 waypost ($version-1) stable; urgency=medium
 
-  * What has changed is in CHANGELOG.md.
+  * What has changed is in changelog.gz.
 
  -- The authors of waypost <waypost@registry.example>  $(date --rfc-email --reference CHANGELOG.md)
 END
