@@ -24,9 +24,10 @@ use super::App;
 use super::drain::Token;
 use crate::engine::{ClaimQuery, LeaseQuery, Unavailable};
 use crate::id::{Kind, LinkId};
+use crate::logging::LevelError;
 use crate::store::LeaseKey;
 use crate::wire::Refusal;
-use crate::wire::admin::{AdminError, ClaimPage, Connections, Lease, LeasePage, Status, Swept};
+use crate::wire::admin::{AdminError, ClaimPage, Connections, Lease, LeasePage, LogLevel, Status, Swept};
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
@@ -42,6 +43,7 @@ pub fn routes(app: Arc<App>, token: Token) -> Router {
         .route("/admin/api/sweep", post(sweep))
         .route("/admin/api/connections", get(connections))
         .route("/admin/api/events", get(events::stream).with_state(events))
+        .route("/admin/api/log-level", get(log_level).put(set_log_level))
         .route("/admin/api/connections/{socket}", delete(actions::close))
         .route("/admin/api/drain", post(actions::drain))
         .fallback(async || Failure::new(StatusCode::NOT_FOUND, "not_found", "There is nothing here"))
@@ -93,7 +95,8 @@ async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, &'static str) {
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
     let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    app.engine.measure();
+    app.engine.measure().await;
+    app.metrics.connections_limit.set(app.limits.connections.max_connections as i64);
     ([(CONTENT_TYPE, format)], app.metrics.render()).into_response()
 }
 
@@ -203,6 +206,23 @@ async fn connections(State(app): State<Arc<App>>) -> Answer<Connections> {
         connections.iter_mut().for_each(blur::connection);
     }
     Ok(Json(Connections { connections }))
+}
+
+async fn log_level(State(app): State<Arc<App>>) -> Json<LogLevel> {
+    Json(LogLevel { level: app.log_level.in_force() })
+}
+
+async fn set_log_level(
+    State(app): State<Arc<App>>,
+    body: Result<Json<LogLevel>, axum::extract::rejection::JsonRejection>,
+) -> Answer<LogLevel> {
+    let Json(LogLevel { level }) = body.map_err(|error| bad_request(&error.body_text()))?;
+    app.log_level.set(&level).map_err(|error| match error {
+        LevelError::Invalid(_) => bad_request(&format!("level: {error}")),
+        LevelError::NoLog => Failure::new(StatusCode::CONFLICT, "no_log", &error.to_string()),
+    })?;
+    tracing::info!(level, "the log's level was set");
+    Ok(Json(LogLevel { level }))
 }
 
 fn kind_of(name: &str) -> Result<Kind, Failure> {
