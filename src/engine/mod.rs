@@ -4,6 +4,7 @@
 //! keeps, and effects after the commit. Must not know HTTP or WebSocket.
 
 mod alarm;
+pub mod backup;
 mod bootstrap;
 mod chunks;
 mod directory;
@@ -230,7 +231,6 @@ impl Engine {
         }
         let undecodable = folded.undecodable.len();
         metrics.undecodable.set(undecodable as i64);
-
         let (commands, inbox) = mpsc::channel();
         let budget = Budget::new(limits.connections.outbox_total_bytes, metrics.clone());
         let links = Links::new(&limits.link, budget.clone(), metrics.clone());

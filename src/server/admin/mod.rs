@@ -2,6 +2,7 @@
 //!
 //! Owns its routes and their errors. Must not know sled or the registries: it asks the engine.
 
+mod backup;
 mod guard;
 
 use std::sync::Arc;
@@ -34,6 +35,8 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/admin/api/leases/{kind}/{key}", get(lease))
         .route("/admin/api/claims", get(claims))
         .route("/admin/api/sweep", post(sweep))
+        .route("/admin/api/backup", post(backup::backup))
+        .route("/admin/api/check", post(backup::check))
         .route("/admin/api/connections", get(connections))
         .fallback(async || Failure::new(StatusCode::NOT_FOUND, "not_found", "There is nothing here"))
         .method_not_allowed_fallback(async || {
