@@ -240,7 +240,7 @@ fn rows_that_do_not_decode_and_trees_that_nobody_knows_are_in_it() {
 fn borders(file: &[u8]) -> Vec<usize> {
     let mut decoder = Decoder::new(file).unwrap().0;
     let mut borders = vec![16, decoder.position() as usize];
-    while decoder.next().unwrap().is_some() {
+    while decoder.read().unwrap().is_some() {
         borders.push(decoder.position() as usize);
     }
     borders

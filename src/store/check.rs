@@ -92,9 +92,11 @@ impl Store {
                         }
                     };
                     let at = row.indexed();
+                    expected.insert(raw.key.clone(), Some(at));
                     if let Some(end) = row.end().filter(|end| at > *end) {
-                        report.problems.push(Problem::IndexedLate { kind, key: key.clone(), at, end });
+                        report.problems.push(Problem::IndexedLate { kind, key, at, end });
                         fix(aside());
+                        return;
                     }
                     match index.contains_key(raw.key.index_row(at)) {
                         Ok(true) => {}
@@ -105,7 +107,6 @@ impl Store {
                         }
                         Err(error) => failed = Some(error),
                     }
-                    expected.insert(raw.key.clone(), Some(at));
                 })?;
                 if let Some(error) = failed {
                     return Err(error.into());

@@ -109,7 +109,7 @@ fn read(
     if head.schema > SCHEMA {
         return Err(RestoreError::NewerSchema { path: file.to_owned(), found: head.schema });
     }
-    while let Some(rows) = decoder.next().map_err(of_file)? {
+    while let Some(rows) = decoder.read().map_err(of_file)? {
         show(rows)?;
         progress(decoder.position());
     }

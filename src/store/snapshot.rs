@@ -149,7 +149,7 @@ impl Encoder {
     }
 }
 
-/// Reads a file, frame by frame. Nothing of it counts before [`Decoder::next`] has told its end.
+/// Reads a file, frame by frame. Nothing of it counts before [`Decoder::read`] has told its end.
 pub struct Decoder<R> {
     from: R,
     digest: Sha256,
@@ -184,7 +184,7 @@ impl<R: Read> Decoder<R> {
     }
 
     /// The next rows; `None` at the end of a file that is whole.
-    pub fn next(&mut self) -> Result<Option<Rows>, SnapshotError> {
+    pub fn read(&mut self) -> Result<Option<Rows>, SnapshotError> {
         let (at, digest) = (self.at, self.digest.clone());
         let (kind, payload) = self.frame()?;
         match kind {
