@@ -22,7 +22,7 @@ use super::record::{
     ServerRecord, TurnSessionRecord,
 };
 use super::side::{self, Replace, SideError};
-use super::{Changes, Faults, OfflineError, SCHEMA, Store, StoreError, apply, batches, guarded};
+use super::{Changes, Faults, OfflineError, SCHEMA, Store, StoreError, batches, guarded};
 use crate::clock::Millis;
 use crate::id::Kind;
 
@@ -241,7 +241,9 @@ pub fn import(
 }
 
 fn write(db: &Db, changes: &Changes) -> Result<(), StoreError> {
-    apply(&batches(changes, |tree| Ok(db.open_tree(tree)?))?)?;
+    for (tree, batch) in batches(changes, |tree| Ok(db.open_tree(tree)?))? {
+        tree.apply_batch(batch)?;
+    }
     db.flush()?;
     Ok(())
 }
