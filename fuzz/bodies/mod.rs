@@ -7,6 +7,7 @@
 mod http;
 mod link;
 mod signalling;
+mod snapshots;
 mod store;
 mod surroundings;
 
@@ -19,6 +20,7 @@ use waypost::wire::http::{ErrorBody, Problem};
 pub use http::{bootstrap, directory, queries};
 pub use link::link;
 pub use signalling::signalling;
+pub use snapshots::snapshots;
 pub use store::{keys, rows};
 pub use surroundings::{ids, proxies, settings};
 
@@ -26,7 +28,7 @@ pub use surroundings::{ids, proxies, settings};
 type Body = fn(&[u8]);
 
 /// Every target by its name, which is also that of its corpus.
-pub const ALL: [(&str, Body); 10] = [
+pub const ALL: [(&str, Body); 11] = [
     ("bootstrap", bootstrap),
     ("directory", directory),
     ("ids", ids),
@@ -37,6 +39,7 @@ pub const ALL: [(&str, Body); 10] = [
     ("rows", rows),
     ("settings", settings),
     ("signalling", signalling),
+    ("snapshots", snapshots),
 ];
 
 const PROTOCOL: &str = include_str!("../../docs/protocol.md");
