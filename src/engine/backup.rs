@@ -15,7 +15,7 @@ use crate::store::{Backup, BackupError, Made};
 /// Pieces that may wait to be taken.
 const PIECES_AHEAD: usize = 2;
 /// The thread rests this many times as long as it has read, so that it leaves the processor and the store to the writer.
-const REST: u32 = 1;
+const REST: u32 = 2;
 
 /// Why there is no backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
