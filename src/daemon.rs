@@ -66,6 +66,15 @@ pub struct Addresses {
     pub admin: SocketAddr,
 }
 
+/// Why the daemon is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// An operator asked for it at the admin endpoint.
+    Asked,
+    /// A part of the daemon has ended by itself: then the rest is of no use.
+    Broken,
+}
+
 pub struct Daemon {
     server: Server,
     engine: Engine,
@@ -133,12 +142,15 @@ impl Daemon {
         &self.engine
     }
 
-    /// Until a part of the daemon has ended by itself: then the rest is of no use.
-    pub async fn join(&mut self) {
+    /// Until there is a reason to end.
+    pub async fn join(&mut self) -> Reason {
+        let drain_asked = self.server.drain_asked.clone();
         tokio::select! {
+            () = drain_asked.notified() => return Reason::Asked,
             () = self.server.ended() => {}
             () = self.engine.ended() => tracing::error!("the engine ended"),
         }
+        Reason::Broken
     }
 
     /// Answers what is in flight, closes every socket, flushes (protocol: signalling, section 7).

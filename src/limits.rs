@@ -57,6 +57,10 @@ pub const MAX_CHUNK_REQUESTS_PER_SOCKET: usize = 256;
 pub const MAX_SUBSCRIPTIONS_PER_SOCKET: usize = 100;
 /// Sockets that subscribe to one channel: what is announced in it goes to all of them.
 pub const MAX_SUBSCRIBERS_PER_CHANNEL: usize = 1000;
+/// Bytes of announcements that are told at once and in a second; what one subscriber takes beside the bytes. Past it they wait.
+pub const TOLD_AT_ONCE: u64 = 4 * MIB as u64;
+pub const TOLD_PER_SECOND: u64 = 64 * MIB as u64;
+pub const TOLD_PER_SUBSCRIBER: usize = 4 * KIB;
 /// Chunks that a new subscriber is told of, the newest first, and bytes of their ids.
 pub const MAX_CHUNKS_TOLD: usize = 1000;
 pub const MAX_CHUNK_BYTES_TOLD: usize = 256 * KIB;

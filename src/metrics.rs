@@ -76,6 +76,7 @@ label_values! {
         Abuse = "abuse",
         SlowConsumer = "slow_consumer",
         Replaced = "replaced",
+        Operator = "operator",
         Shutdown = "shutdown",
         Unavailable = "unavailable",
         ServerIdClaimed = "server_id_claimed",

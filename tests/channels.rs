@@ -267,6 +267,7 @@ async fn nobody_waits_for_a_subscriber_that_does_not_read() {
             assert_eq!(hear(&mut quick).await, available("c", &names));
             hears_nothing(&mut stranger).await;
         }
+        daemon.advance(50 * MILLISECOND);
         rounds += 1;
         assert!(rounds < 100, "it is never full");
     }
@@ -314,4 +315,50 @@ async fn nothing_is_left_of_those_who_have_left() {
         assert_eq!((live.chunk_sources, live.subscriptions), (3 * left, 2 * left));
     }
     assert_eq!(daemon.status().await.live, LiveCounts::default());
+}
+
+/// 25 KiB to each of 40 subscribers: past 4 MiB at once, and 64 MiB in each second, an announcement waits, and its socket with it.
+#[tokio::test]
+async fn announcements_past_their_pace_wait_and_nobody_with_them_but_who_announces() {
+    let daemon = TestDaemon::start().await;
+    let mut subscribers = Vec::new();
+    for _ in 0..40 {
+        let mut socket = daemon.raw().await;
+        assert_eq!(ask(&mut socket, subscribe("c")).await, subscribed("c"));
+        subscribers.push(socket);
+    }
+    let [mut ann, mut bob] = daemon.raws().await;
+    let large = |round: usize| (0..100).map(|number| format!("{round}{number:0>250}")).collect::<Vec<_>>();
+    for round in 0..4 {
+        assert_eq!(ask(&mut ann, announce("ann", "c", &large(round))).await["registered"], 100);
+    }
+    say(&mut ann, announce("ann", "c", &large(4))).await;
+    daemon.until("it waits", |status| status.live.chunk_sources == 500).await;
+    say(&mut bob, announce("bob", "c", &["of bob"])).await;
+    daemon.until("it waits, too", |status| status.live.chunk_sources == 501).await;
+    let reader = &mut subscribers[0];
+    for round in 0..4 {
+        assert_eq!(hear(reader).await, available("c", &large(round)));
+    }
+    hears_nothing(reader).await;
+    // Where nobody listens nothing waits.
+    assert_eq!(ask(reader, announce("eve", "d", &["of eve"])).await["registered"], 1);
+    daemon.advance(SECOND);
+    assert_eq!(hear(reader).await, available("c", &large(4)));
+    assert_eq!(hear(reader).await, available("c", &["of bob"]));
+    assert_eq!((&hear(&mut ann).await, &hear(&mut bob).await["registered"]), (&announced(100), &json!(1)));
+    // What waits goes with its socket.
+    daemon.advance(SECOND);
+    for round in 5..9 {
+        assert_eq!(ask(&mut ann, announce("ann", "c", &large(round))).await["registered"], 100);
+    }
+    say(&mut bob, announce("bob", "c", &["gone"])).await;
+    daemon.until("it waits again", |status| status.live.chunk_sources == 903).await;
+    drop(bob);
+    daemon.until("bob has left", |status| status.connections.open == 41).await;
+    daemon.advance(SECOND);
+    for round in 5..9 {
+        assert_eq!(hear(&mut subscribers[0]).await, available("c", &large(round)));
+    }
+    hears_nothing(&mut subscribers[0]).await;
 }

@@ -1,26 +1,35 @@
-//! Owns the subcommands that ask a running daemon: `status`, `leases`, `claims`, `sweep`, `connections`; tables for
-//! people, JSON for programs. Must not know where the admin endpoint and its token usually are: both are arguments.
+//! Owns the subcommands that ask a running daemon something, or for something. Must not know where the admin endpoint and its
+//! token usually are, which are arguments, nor how answers look.
 
 use std::error::Error;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::client::admin::LeaseFilter;
 use crate::client::{AdminClient, ClientError, causes, with_causes};
-use crate::wire::admin::{ClaimPage, Connections, Lease, LeasePage, Swept};
+use crate::clock::rest;
+use crate::wire::admin::{ClaimPage, Done, LeasePage};
+
+use super::{status, tables, watch};
 
 /// Leases asked for at once.
 const PAGE: usize = 500;
+
+/// How often it is looked whether the daemon has ended.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// What a running daemon is asked.
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum Command {
     /// Show how the daemon is: what it holds, its store, its writer, its sockets.
     Status {
+        /// Show it anew every so many seconds, with rates, until Ctrl-C.
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1",
+            value_parser = clap::value_parser!(u64).range(1..))]
+        watch: Option<u64>,
         #[command(flatten)]
         options: Options,
     },
@@ -56,6 +65,32 @@ pub enum Command {
     },
     /// List the open sockets.
     Connections {
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Close a socket; its client will most likely connect again.
+    Close {
+        /// Its number, as `connections` shows it.
+        socket: u64,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// End a lease before its time, with all that it holds.
+    End {
+        /// Its kind, as `leases` shows it.
+        kind: String,
+        /// Its key, as `leases` shows it.
+        key: String,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Let the daemon answer what is in flight, close all sockets, flush and end, as SIGTERM does; waits for its end.
+    Drain {
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Whether the daemon takes requests: exit code 0 if so, 1 otherwise; needs no token.
+    Healthcheck {
         #[command(flatten)]
         options: Options,
     },
@@ -101,6 +136,8 @@ impl Options {
 pub enum AskError {
     #[error("no daemon answers at {0}")]
     NoDaemon(String),
+    #[error("the daemon at {0} takes no writes: its storage is unavailable")]
+    NotReady(String),
     #[error("cannot read the admin token {}: {source}; give it with --token-file", path.display())]
     Token { path: PathBuf, source: io::Error },
     /// The daemon said no, or something else than JSON of its kind.
@@ -115,26 +152,48 @@ impl Command {
     /// name others, and prints the answer to stdout.
     pub async fn run(&self, url: &str, token_file: &Path) -> Result<(), AskError> {
         let options = self.options();
+        if let Command::Healthcheck { .. } = self {
+            return healthcheck(options.admin.as_deref().unwrap_or(url), options).await;
+        }
         let (client, url) = options.client(url, token_file).await?;
         let url = url.as_str();
         let text = match self {
+            Command::Status { watch: Some(seconds), .. } => {
+                return watch::watch(&client, Duration::from_secs(*seconds), options.json).await;
+            }
             Command::Status { .. } => {
-                shown(options, &client.status().await.map_err(at(url))?, super::status::status)
+                shown(options, &client.status().await.map_err(at(url))?, status::status)
             }
-            Command::Sweep { .. } => shown(options, &client.sweep().await.map_err(at(url))?, swept),
+            Command::Sweep { .. } => shown(options, &client.sweep().await.map_err(at(url))?, tables::swept),
             Command::Connections { .. } => {
-                shown(options, &client.connections().await.map_err(at(url))?, connections)
+                shown(options, &client.connections().await.map_err(at(url))?, tables::connections)
             }
+            Command::Close { socket, .. } => {
+                let done = client.close(*socket).await.map_err(at(url))?;
+                shown(options, &done, |_| format!("closed socket {socket}\n"))
+            }
+            Command::End { kind, key, .. } => {
+                let done = client.end_lease(kind, key).await.map_err(at(url))?;
+                shown(options, &done, |_| format!("ended {kind} {key}\n"))
+            }
+            Command::Drain { .. } => {
+                let done = client.drain().await.map_err(at(url))?;
+                while client.live().await.is_ok() {
+                    rest(AGAIN).await;
+                }
+                shown(options, &done, |_| "the daemon has ended\n".to_owned())
+            }
+            Command::Healthcheck { .. } => unreachable!("answered above"),
             Command::Leases { kind, prefix, limit, .. } => {
                 let filter =
                     LeaseFilter { kind: kind.clone(), prefix: prefix.clone(), ..LeaseFilter::default() };
                 let page = all_leases(&client, filter, *limit).await.map_err(at(url))?;
                 let now = client.status().await.map_err(at(url))?.now;
-                shown(options, &page, |page| leases(page, now))
+                shown(options, &page, |page| tables::leases(page, now))
             }
             Command::Claims { prefix, limit, .. } => {
                 let page = all_claims(&client, prefix.as_deref(), *limit).await.map_err(at(url))?;
-                shown(options, &page, claims)
+                shown(options, &page, tables::claims)
             }
         };
         Ok(io::stdout().write_all(text.as_bytes())?)
@@ -142,13 +201,27 @@ impl Command {
 
     fn options(&self) -> &Options {
         match self {
-            Command::Status { options }
+            Command::Status { options, .. }
+            | Command::Close { options, .. }
+            | Command::End { options, .. }
+            | Command::Drain { options }
+            | Command::Healthcheck { options }
             | Command::Leases { options, .. }
             | Command::Claims { options, .. }
             | Command::Sweep { options }
             | Command::Connections { options } => options,
         }
     }
+}
+
+/// Says whether the daemon takes requests.
+async fn healthcheck(url: &str, options: &Options) -> Result<(), AskError> {
+    let client = AdminClient::new(url, "").map_err(at(url))?;
+    if !client.ready().await.map_err(at(url))? {
+        return Err(AskError::NotReady(url.to_owned()));
+    }
+    let text = shown(options, &Done { done: true }, |_| "ready\n".to_owned());
+    Ok(io::stdout().write_all(text.as_bytes())?)
 }
 
 pub(super) fn at(url: &str) -> impl Fn(ClientError) -> AskError {
@@ -211,155 +284,16 @@ fn shown<T: Serialize>(options: &Options, answer: &T, text: impl Fn(&T) -> Strin
     }
 }
 
-fn swept(swept: &Swept) -> String {
-    let Swept { relay, registration, peer, turn_session, server, claim, chunk } = swept;
-    format!(
-        "swept {relay} relays, {registration} registrations, {peer} peers, {turn_session} TURN sessions, \
-         {server} servers, {claim} claims and {chunk} chunks\n"
-    )
-}
-
-fn connections(connections: &Connections) -> String {
-    if connections.connections.is_empty() {
-        return "no sockets\n".to_owned();
-    }
-    let mut table = plain_table();
-    table.set_header(["socket", "address", "role", "id", "age", "unsent"]);
-    table.add_rows(connections.connections.iter().map(|connection| {
-        [
-            connection.socket.to_string(),
-            connection.address.clone(),
-            connection.role.clone(),
-            connection.id.clone().unwrap_or_else(|| "–".to_owned()),
-            duration(connection.age_seconds),
-            size(connection.unsent_bytes as u64),
-        ]
-    }));
-    right(&mut table, &[0, 4, 5]);
-    table.trim_fmt() + "\n"
-}
-
-fn leases(page: &LeasePage, now: u64) -> String {
-    if page.leases.is_empty() {
-        return "no leases\n".to_owned();
-    }
-    let mut table = plain_table();
-    table.set_header(["kind", "key", "peer", "ends in", "holds"]);
-    table.add_rows(page.leases.iter().map(|lease| {
-        let Lease { kind, key, peer_id, ends, record, .. } = lease;
-        let ends = ends.map_or("with its holder".to_owned(), |end| until(end, now));
-        [kind.clone(), key.clone(), peer_id.clone(), ends, summary(record)]
-    }));
-    right(&mut table, &[3]);
-    let more = if page.cursor.is_some() { "there are more: raise --limit\n" } else { "" };
-    format!("{}\n{more}", table.trim_fmt())
-}
-
-fn claims(page: &ClaimPage) -> String {
-    if page.claims.is_empty() {
-        return "no claims\n".to_owned();
-    }
-    let mut table = plain_table();
-    table.set_header(["server-id", "state", "generation", "left", "phones", "waiting"]);
-    table.add_rows(page.claims.iter().map(|claim| {
-        let left = claim.left_ms.map_or("–".to_owned(), |left| duration(left.div_ceil(1000)));
-        let (generation, phones) = (claim.generation.to_string(), claim.phones.to_string());
-        let waiting = size(claim.waiting_bytes as u64);
-        [claim.server_id.clone(), claim.state.clone(), generation, left, phones, waiting]
-    }));
-    right(&mut table, &[2, 3, 4, 5]);
-    let more = if page.cursor.is_some() { "there are more: raise --limit\n" } else { "" };
-    format!("{}\n{more}", table.trim_fmt())
-}
-
-/// A record's fields in one line: lists by their length; what is empty, and when and in which run things were, left out.
-fn summary(record: &Value) -> String {
-    let Value::Object(fields) = record else { return record.to_string() };
-    let fields = fields.iter().filter_map(|(name, value)| match value {
-        _ if name == "boot" || name.ends_with("At") || name.ends_with("End") => None,
-        Value::Null => None,
-        Value::Array(list) => (!list.is_empty()).then(|| format!("{name}[{}]", list.len())),
-        Value::Object(map) => (!map.is_empty()).then(|| format!("{name}[{}]", map.len())),
-        Value::String(text) => (!text.is_empty()).then(|| format!("{name}={text}")),
-        Value::Number(number) => Some(format!("{name}={}", number.as_f64().unwrap_or_default())),
-        Value::Bool(yes) => Some(format!("{name}={yes}")),
-    });
-    fields.collect::<Vec<_>>().join(" ")
-}
-
-pub(super) fn plain_table() -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table
-}
-
-fn right(table: &mut Table, columns: &[usize]) {
-    for number in columns {
-        if let Some(column) = table.column_mut(*number) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-}
-
-pub(super) fn until(end: u64, now: u64) -> String {
-    if end <= now { "ended".to_owned() } else { duration((end - now).div_ceil(1000)) }
-}
-
-/// The two largest units of a time in seconds; hours go on counting past a day.
-pub(super) fn duration(seconds: u64) -> String {
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
-        _ => format!("{}h {}m", seconds / 3600, seconds % 3600 / 60),
-    }
-}
-
-pub(super) fn size(bytes: u64) -> String {
-    let bytes_in = |unit: u32| bytes as f64 / f64::from(1_u32 << unit);
-    match bytes {
-        0..1024 => format!("{bytes} B"),
-        1024..1_048_576 => format!("{:.1} KiB", bytes_in(10)),
-        1_048_576..1_073_741_824 => format!("{:.1} MiB", bytes_in(20)),
-        _ => format!("{:.1} GiB", bytes_in(30)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    #[test]
-    fn durations_have_two_units() {
-        assert_eq!(duration(0), "0s");
-        assert_eq!(duration(59), "59s");
-        assert_eq!(duration(725), "12m 5s");
-        assert_eq!(duration(48 * 3600 - 30), "47h 59m");
-        assert_eq!((until(5_001, 5_000), until(5_000, 5_000)), ("1s".to_owned(), "ended".to_owned()));
-    }
-
-    #[test]
-    fn sizes_are_binary() {
-        assert_eq!(size(1023), "1023 B");
-        assert_eq!(size(1536), "1.5 KiB");
-        assert_eq!(size(3 << 20), "3.0 MiB");
-        assert_eq!(size(5 << 30), "5.0 GiB");
-    }
-
-    #[test]
-    fn records_are_told_in_a_line() {
-        let record = json!({"boot": 1, "points": ["a", "b"], "pointsEnd": 9, "tokens": [], "relayId": "",
-            "connectedCount": 3.0, "publicKey": null});
-        assert_eq!(summary(&record), "connectedCount=3 points[2]");
-    }
 
     #[tokio::test]
     async fn a_refused_connection_is_no_daemon() {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let url = format!("http://{closed}");
         let options = Options { admin: None, token_file: None, json: false };
-        let failed = Command::Status { options }.run(&url, Path::new("/nowhere")).await;
+        let failed = Command::Status { watch: None, options }.run(&url, Path::new("/nowhere")).await;
         assert_eq!(failed.unwrap_err().to_string(), format!("no daemon answers at {url}"));
     }
 }

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::Exit;
-use super::admin::size;
+use super::tables::size;
 use crate::clock::Clock;
 use crate::store::{CompactError, Compacted, Faults, Phase, Progress, compact};
 

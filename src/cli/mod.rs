@@ -6,8 +6,11 @@ pub mod bench;
 mod compact;
 mod config;
 mod data;
+mod generate;
 mod run;
 mod status;
+mod tables;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -59,6 +62,10 @@ enum Command {
     Data(data::Command),
     /// Give back the disk space that the store does not need any more; with the daemon stopped.
     Compact(compact::Compact),
+    /// Print a script that completes these commands in a shell.
+    Completions { shell: clap_complete::Shell },
+    /// Write a man page of each command.
+    Man(generate::Man),
     /// Load a server and measure it.
     Bench(Box<bench::Bench>),
 }
@@ -181,6 +188,11 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Exit> {
             let store = cli.flags.settings()?.server.data_dir.join(STORE);
             command.run(&store).map(ExitCode::from)
         }
+        Some(Command::Completions { shell }) => {
+            generate::completions(shell, Cli::command());
+            Ok(Exit::Ok.into())
+        }
+        Some(Command::Man(man)) => man.run(Cli::command()).map(ExitCode::from),
         Some(Command::Bench(bench)) => bench::main(*bench),
     }
 }

@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::Exit;
 use crate::config::{Log, LogFormat, Settings};
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Reason};
 use crate::limits::HTTP_CONNECTIONS;
 
 /// Descriptors beside the sockets': listeners, HTTP connections, the store.
@@ -57,9 +57,15 @@ async fn serve(settings: Settings) -> ExitCode {
             info!(signal = name, "shutting down");
             Exit::Ok
         }
-        () = daemon.join() => {
-            error!("a part of the daemon ended by itself; shutting down the rest");
-            Exit::Failure
+        reason = daemon.join() => match reason {
+            Reason::Asked => {
+                info!("shutting down, as the operator asked");
+                Exit::Ok
+            }
+            Reason::Broken => {
+                error!("a part of the daemon ended by itself; shutting down the rest");
+                Exit::Failure
+            }
         }
     };
     daemon.shutdown().await;

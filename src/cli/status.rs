@@ -1,6 +1,6 @@
 //! `waypost status` for people. Owns what its table says. Must not know how the status is asked for.
 
-use super::admin::{duration, plain_table, size, until};
+use super::tables::{duration, plain_table, size, until};
 use crate::wire::admin::Status;
 
 /// The table of `waypost status`.

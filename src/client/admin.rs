@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
+use url::Url;
 
 use super::ClientError;
 use super::http::{KEEP_IDLE, unread};
-use crate::wire::admin::{AdminError, Checked, ClaimPage, Connections, Lease, LeasePage, Status, Swept};
+use crate::wire::admin::{
+    AdminError, Checked, ClaimPage, Connections, Done, Lease, LeasePage, Status, Swept,
+};
 
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -82,7 +85,7 @@ impl AdminClient {
 
     /// None when there is no such lease.
     pub async fn lease(&self, kind: &str, key: &str) -> Result<Option<Lease>, ClientError> {
-        let answer = self.json(self.request(Method::GET, &format!("/admin/api/leases/{kind}/{key}"))).await;
+        let answer = self.json(self.request_lease(Method::GET, kind, key)?).await;
         match answer {
             Ok(lease) => Ok(Some(lease)),
             Err(ClientError::Refused { code, .. }) if code == "not_found" => Ok(None),
@@ -119,6 +122,21 @@ impl AdminClient {
         Ok(Pieces(accepted(self.send(request).await?).await?))
     }
 
+    /// Ends a lease before its time.
+    pub async fn end_lease(&self, kind: &str, key: &str) -> Result<Done, ClientError> {
+        self.json(self.request_lease(Method::DELETE, kind, key)?).await
+    }
+
+    /// Closes a socket, by the number that [`AdminClient::connections`] tells.
+    pub async fn close(&self, socket: u64) -> Result<Done, ClientError> {
+        self.json(self.request(Method::DELETE, &format!("/admin/api/connections/{socket}"))).await
+    }
+
+    /// Has the daemon end as it does on SIGTERM; answered before it does.
+    pub async fn drain(&self) -> Result<Done, ClientError> {
+        self.json(self.request(Method::POST, "/admin/api/drain")).await
+    }
+
     /// The open sockets.
     pub async fn connections(&self) -> Result<Connections, ClientError> {
         self.json(self.request(Method::GET, "/admin/api/connections")).await
@@ -147,6 +165,15 @@ impl AdminClient {
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)
+    }
+
+    /// Keys of link have any characters.
+    fn request_lease(&self, method: Method, kind: &str, key: &str) -> Result<RequestBuilder, ClientError> {
+        let mut url = Url::parse(&self.base).map_err(|error| ClientError::Unreachable(Box::new(error)))?;
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(["admin", "api", "leases", kind, key]);
+        }
+        Ok(self.http.request(method, url).bearer_auth(&self.token))
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {

@@ -36,5 +36,6 @@ impl Turn<'_> {
         self.effects.extend(self.core.notify(notices));
         let notices = self.core.chunks.ring(self.running);
         self.effects.extend(self.core.notify_sockets(notices));
+        self.tell_those_who_wait();
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::signalling::ID_IN_USE;
@@ -15,6 +16,7 @@ use crate::id::{ChunkKey, ChunkName, Generation, SocketId};
 use crate::limits::{
     MAX_CHUNK_BYTES_TOLD, MAX_CHUNKS_PER_ANNOUNCE, MAX_CHUNKS_TOLD, MAX_SUBSCRIPTIONS_PER_SOCKET,
 };
+use crate::live::announcements::{self, Announcement};
 use crate::live::chunks::{Full, Notice};
 use crate::live::outbox::Outbox;
 use crate::registry::chunks::Push;
@@ -41,14 +43,17 @@ impl Engine {
     /// `chunk_announce` (section 5).
     pub async fn chunk_announce(&self, socket: SocketId, request: ChunkAnnounce) -> ServerMessage {
         let registered = request.chunks.len();
-        self.claiming(Promise::Applied, ID_IN_USE.into(), move |turn, silent| {
+        let announced = self.claiming(Promise::Applied, ID_IN_USE.into(), move |turn, silent| {
             turn.announce(socket, &request, silent)
-        })
-        .await
-        .map_or_else(
-            |answer| answer,
-            |resume_token| ServerMessage::ChunkAnnounceAck { registered, resume_token },
-        )
+        });
+        match announced.await {
+            Ok((resume_token, told)) => {
+                // Ends without a word when the announcement has been told, or never will be.
+                let _ = told.await;
+                ServerMessage::ChunkAnnounceAck { registered, resume_token }
+            }
+            Err(answer) => answer,
+        }
     }
 
     /// `chunk_request` (section 5). That somebody is asked is said by way of the socket's outbox, like what comes of
@@ -121,7 +126,7 @@ impl Turn<'_> {
         socket: SocketId,
         request: &ChunkAnnounce,
         silent: Option<Generation>,
-    ) -> super::signalling::Claimed<Option<String>> {
+    ) -> super::signalling::Claimed<(Option<String>, oneshot::Receiver<()>)> {
         let ChunkAnnounce { peer_id, resume_token, channel, chunks } = request;
         let standing = self.may_take(socket, peer_id, resume_token.as_deref(), silent)?;
         let names = chunks.iter().filter_map(|chunk| ChunkName::parse(channel, chunk));
@@ -132,17 +137,49 @@ impl Turn<'_> {
         })?;
         let token = self.take_unless_held(socket, peer_id, standing);
         self.core.chunks.announce(self.running, socket, &keys);
-        if !channel.is_empty() {
-            let available =
-                ServerMessage::ChunkAvailable { channel_id: channel.clone(), chunk_ids: chunks.clone() };
-            let text = Utf8Bytes::from(encode(&available));
-            let core = &*self.core;
-            let subscribers = core.chunks.subscribers(channel, socket);
-            let outboxes = subscribers.filter_map(|subscriber| core.hub.outbox_of(subscriber));
-            // Whoever has no room for it does without: nobody is to lose the socket for what others announce.
-            self.effects.extend(outboxes.map(|outbox| pass(outbox, text.clone())));
+        let (told, until_told) = oneshot::channel();
+        if self.core.chunks.subscriber_count(channel) > 0 && !channel.is_empty() {
+            self.tell_subscribers(socket, channel.clone(), chunks.clone(), told);
         }
-        Ok(token)
+        Ok((token, until_told))
+    }
+
+    /// Now, or when it is its turn.
+    fn tell_subscribers(
+        &mut self,
+        socket: SocketId,
+        channel: String,
+        chunk_ids: Vec<String>,
+        told: oneshot::Sender<()>,
+    ) {
+        let Some(outbox) = self.core.hub.outbox_of(socket) else { return };
+        let address = outbox.address;
+        let available = ServerMessage::ChunkAvailable { channel_id: channel.clone(), chunk_ids };
+        let announcement = Announcement { socket, address, channel, text: encode(&available).into(), told };
+        if self.core.draining || self.core.announcements.is_free(self.running) {
+            self.tell(announcement);
+        } else {
+            let subscribers = self.core.chunks.subscriber_count(&announcement.channel);
+            let cost = announcements::cost(subscribers, &announcement.text);
+            self.core.announcements.wait(announcement, cost);
+        }
+    }
+
+    fn tell(&mut self, announcement: Announcement) {
+        let Announcement { socket, channel, text, .. } = announcement;
+        let core = &mut *self.core;
+        let subscribers = core.chunks.subscribers(&channel, socket);
+        let outboxes = subscribers.filter_map(|subscriber| core.hub.outbox_of(subscriber));
+        let before = self.effects.len();
+        // Whoever has no room for it does without: nobody is to lose the socket for what others announce.
+        self.effects.extend(outboxes.map(|outbox| pass(outbox, text.clone())));
+        core.announcements.pay(self.running, announcements::cost(self.effects.len() - before, &text));
+    }
+
+    pub(super) fn tell_those_who_wait(&mut self) {
+        while let Some(announcement) = self.core.announcements.next(self.running) {
+            self.tell(announcement);
+        }
     }
 
     /// Where a chunk is to be had: in the cache, unless what is there cannot be read, or from somebody who has announced it.
@@ -229,6 +266,7 @@ impl Turn<'_> {
 
     /// A socket has ended: what it announced, asked for and subscribed to.
     pub(super) fn leave_chunks(&mut self, socket: SocketId) {
+        self.core.announcements.leave(socket);
         let notices = self.core.chunks.leave(self.running, socket);
         self.effects.extend(self.core.notify_sockets(notices));
     }

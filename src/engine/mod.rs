@@ -3,6 +3,7 @@
 //! Owns the way of a request: a bounded queue, one writer thread, one flusher thread, the promise that an answer
 //! keeps, and effects after the commit. Must not know HTTP or WebSocket.
 
+mod actions;
 mod alarm;
 pub mod backup;
 mod bootstrap;
@@ -32,6 +33,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use crate::clock::{Clock, Millis};
 use crate::id::SocketId;
 use crate::limits::{ENGINE_QUEUE, Limits};
+use crate::live::announcements::Announcements;
 use crate::live::chunks::ChunkRelay;
 use crate::live::hub::Hub;
 use crate::live::link::Links;
@@ -242,6 +244,7 @@ impl Engine {
             links,
             pairing,
             chunks,
+            announcements: Announcements::default(),
             rng,
             pins: Pins::default(),
             draining: false,
@@ -348,11 +351,6 @@ impl Engine {
         let entry = outbox.clone();
         self.0.submit(Promise::None, move |turn| turn.core.hub.join(entry));
         Joined { engine: self.clone(), outbox }
-    }
-
-    /// From now on sockets end because the daemon ends: that is not leaving (protocol: signalling, section 7).
-    pub async fn drain(&self) {
-        let _ = self.0.submit(Promise::None, |turn| turn.core.draining = true).await;
     }
 
     /// Whether writes are taken.

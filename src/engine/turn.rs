@@ -10,6 +10,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::clock::Millis;
 use crate::id::{Generation, PeerId, SocketId};
+use crate::live::announcements::Announcements;
 use crate::live::chunks::ChunkRelay;
 use crate::live::hub::Hub;
 use crate::live::link::Links;
@@ -26,6 +27,7 @@ pub(super) struct Core {
     pub links: Links,
     pub pairing: Pairing,
     pub chunks: ChunkRelay,
+    pub announcements: Announcements,
     pub rng: StdRng,
     pub pins: Pins,
     /// The daemon is closing the sockets itself: that is not leaving.
@@ -109,7 +111,8 @@ impl Turn<'_> {
         let core = &*self.core;
         let is_deserted = core.hub.is_empty();
         debug_assert!(
-            !is_deserted || (core.pairing.is_empty() && core.chunks.is_empty()),
+            !is_deserted
+                || (core.pairing.is_empty() && core.chunks.is_empty() && core.announcements.is_empty()),
             "something is left"
         );
     }

@@ -280,8 +280,9 @@ impl Writer {
     fn set_alarm(&self) {
         let core = lock(&self.core);
         let (pairing, chunks) = (core.pairing.next_deadline(), core.chunks.next_deadline());
+        let announcements = core.announcements.next_deadline();
         drop(core);
-        let next = pairing.into_iter().chain(chunks).min();
+        let next = pairing.into_iter().chain(chunks).chain(announcements).min();
         self.shared.next_ring.send_if_modified(|known| std::mem::replace(known, next) != next);
     }
 

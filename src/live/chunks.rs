@@ -136,6 +136,11 @@ impl ChunkRelay {
         }
     }
 
+    /// How many subscribe to a channel.
+    pub fn subscriber_count(&self, channel: &str) -> usize {
+        self.channels.get(channel).map_or(0, HashSet::len)
+    }
+
     /// The subscribers of a channel, but for one.
     pub fn subscribers(&self, channel: &str, except: SocketId) -> impl Iterator<Item = SocketId> {
         let subscribers = self.channels.get(channel).into_iter().flatten().copied();

@@ -240,10 +240,10 @@ impl Chunks {
         Some(chunk)
     }
 
-    fn remove(&mut self, key: &ChunkKey, changes: &mut Changes) {
-        if let Some(chunk) = self.forget(key) {
-            changes.remove_all(&LeaseKey::chunk(key), chunk.rows);
-        }
+    /// Tells whether there was one.
+    pub fn remove(&mut self, key: &ChunkKey, changes: &mut Changes) -> bool {
+        let gone = self.forget(key);
+        gone.inspect(|chunk| changes.remove_all(&LeaseKey::chunk(key), chunk.rows)).is_some()
     }
 }
 

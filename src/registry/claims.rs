@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::time::Duration;
 
-use super::Expired;
+use super::{Ended, Expired};
 use crate::clock::Millis;
 use crate::id::{Generation, LinkId};
 use crate::limits::{LEAST_GRACE_LEFT, MAX_CLAIMS};
@@ -167,6 +167,19 @@ impl Claims {
             self.claims.remove(id);
         }
         withdraws
+    }
+
+    /// Frees an id before its grace is over.
+    pub fn end(&mut self, id: &LinkId, changes: &mut Changes) -> Ended {
+        match self.claims.get(id) {
+            None => Ended::Unknown,
+            Some(Claim { state: State::Held, .. }) => Ended::Held,
+            Some(claim) => {
+                changes.remove(&LeaseKey::claim(id), claim.indexed());
+                self.claims.remove(id);
+                Ended::Gone
+            }
+        }
     }
 
     /// Frees an id whose grace is over.

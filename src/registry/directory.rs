@@ -176,8 +176,7 @@ impl Directory {
     /// Removes all stale servers; tells how many.
     pub fn remove_stale(&mut self, now: Millis, changes: &mut Changes) -> usize {
         let stale: Vec<ServerId> = self.stale(now).cloned().collect();
-        stale.iter().for_each(|id| self.remove(id, changes));
-        stale.len()
+        stale.iter().filter(|id| self.remove(id, changes)).count()
     }
 
     /// Removes a server that is stale, or files it at its true time.
@@ -238,10 +237,13 @@ impl Directory {
         self.ends.insert((end, id));
     }
 
-    fn remove(&mut self, id: &ServerId, changes: &mut Changes) {
-        if let Some(entry) = self.servers.remove(id) {
+    /// Tells whether there was one.
+    pub fn remove(&mut self, id: &ServerId, changes: &mut Changes) -> bool {
+        let gone = self.servers.remove(id);
+        if let Some(entry) = &gone {
             self.ends.remove(&(entry.seen.end, id.clone()));
             changes.remove(&LeaseKey::server(id), entry.indexed);
         }
+        gone.is_some()
     }
 }

@@ -14,7 +14,7 @@ pub mod turn;
 use crate::clock::Millis;
 use crate::id::{ChunkKey, Kind, LinkId, NodeId, PeerId, ServerId, SessionId, TokenDigest};
 use crate::limits::Limits;
-use crate::store::{Changes, Due, Indexed, Row};
+use crate::store::{Changes, Due, Indexed, LeaseKey, Row};
 use crate::wire::bootstrap::Peer;
 use crate::wire::turn::TurnOffer;
 
@@ -53,6 +53,17 @@ pub enum Expired {
     Refiled,
     /// Not what the index row said, or not to end now.
     Kept,
+}
+
+/// What became of a lease that was to end before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Removed.
+    Gone,
+    /// There is none.
+    Unknown,
+    /// A claim that a binary holds: it stands as long as the binary's socket.
+    Held,
 }
 
 pub struct Registries {
@@ -135,6 +146,27 @@ impl Registries {
             Kind::Chunk => ChunkKey::parse(name).map(|key| self.chunks.expire(&key, now, changes)),
         }
         .unwrap_or(Expired::Kept)
+    }
+
+    /// Ends a lease before its time.
+    pub fn end(&mut self, key: &LeaseKey, changes: &mut Changes) -> Ended {
+        let name = key.name().unwrap_or_default();
+        let gone = match key.kind() {
+            Kind::Relay => PeerId::parse(name).map(|id| self.relays.leave(&id, changes)),
+            Kind::Registration => key.sequence().map(|number| self.rendezvous.end(number, changes)),
+            Kind::Peer => NodeId::parse(name).map(|id| {
+                let gone = self.peers.remove(&id, changes);
+                self.announce(&id);
+                gone
+            }),
+            Kind::TurnSession => SessionId::parse(name).map(|id| self.turn.remove(&id, changes)),
+            Kind::Server => ServerId::parse(name).map(|id| self.directory.remove(&id, changes)),
+            Kind::Claim => {
+                return LinkId::parse(name).map_or(Ended::Unknown, |id| self.claims.end(&id, changes));
+            }
+            Kind::Chunk => ChunkKey::parse(name).map(|key| self.chunks.remove(&key, changes)),
+        };
+        if gone == Some(true) { Ended::Gone } else { Ended::Unknown }
     }
 
     /// The holder of `id` is gone (protocol: signalling, section 7).

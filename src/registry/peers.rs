@@ -303,9 +303,9 @@ impl Peers {
         Some(entry)
     }
 
-    fn remove(&mut self, id: &NodeId, changes: &mut Changes) {
-        if let Some(entry) = self.forget(id) {
-            changes.remove_all(&LeaseKey::peer(id), entry.rows);
-        }
+    /// Tells whether there was one.
+    pub fn remove(&mut self, id: &NodeId, changes: &mut Changes) -> bool {
+        let gone = self.forget(id);
+        gone.inspect(|entry| changes.remove_all(&LeaseKey::peer(id), entry.rows)).is_some()
     }
 }

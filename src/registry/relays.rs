@@ -195,13 +195,16 @@ impl Relays {
         others.take(count).cloned().collect()
     }
 
-    pub fn leave(&mut self, id: &PeerId, changes: &mut Changes) {
-        if self.relays.remove(id).is_some() {
+    /// Tells whether there was one.
+    pub fn leave(&mut self, id: &PeerId, changes: &mut Changes) -> bool {
+        let gone = self.relays.remove(id).is_some();
+        if gone {
             self.live.remove(id);
             self.kept.remove(id);
             self.unwritten.remove(id);
             changes.remove(&LeaseKey::relay(id), Indexed::HELD);
         }
+        gone
     }
 
     /// As [`Relays::leave`], for an entry of this boot.

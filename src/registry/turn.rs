@@ -135,12 +135,14 @@ impl Turn {
         self.sessions.insert(id, session);
     }
 
-    fn remove(&mut self, id: &SessionId, changes: &mut Changes) {
-        let Some(session) = self.sessions.remove(id) else { return };
+    /// Tells whether there was one.
+    pub fn remove(&mut self, id: &SessionId, changes: &mut Changes) -> bool {
+        let Some(session) = self.sessions.remove(id) else { return false };
         changes.remove(&LeaseKey::turn_session(id), Indexed::at(session.end));
         if self.ends.remove(&(session.end, id.clone())) {
             self.change(&session.server, |server| server.load -= 1);
         }
+        true
     }
 
     /// What has ended no longer counts.

@@ -31,6 +31,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
@@ -87,6 +88,8 @@ struct App {
     upgrade_limiter: RequestLimiter,
     link_limiter: RequestLimiter,
     admin_token: AdminToken,
+    /// An operator wants the daemon to end.
+    drain_asked: Arc<Notify>,
     /// The first message on every socket.
     server_info: Utf8Bytes,
 }
@@ -99,6 +102,8 @@ pub struct Server {
     pub public: SocketAddr,
     pub admin: SocketAddr,
     accepting: Vec<JoinHandle<()>>,
+    /// Told when an operator asks for the end.
+    pub drain_asked: Arc<Notify>,
     drain: Drain,
 }
 
@@ -128,6 +133,7 @@ impl Server {
             connections.link_upgrade_burst,
             options.clock.clone(),
         );
+        let drain_asked = Arc::new(Notify::new());
         let app = Arc::new(App {
             gate: Gate::new(connections.max_connections, connections.max_connections_per_address),
             engine: options.engine,
@@ -141,6 +147,7 @@ impl Server {
             upgrade_limiter,
             link_limiter,
             admin_token: options.admin_token,
+            drain_asked: drain_asked.clone(),
             server_info: encode(&info).into(),
         });
         let drain = Drain::new();
@@ -153,7 +160,7 @@ impl Server {
             )),
             tokio::spawn(accept(admin_listener, admin::routes(app.clone()), app, drain.token())),
         ];
-        Ok(Server { public, admin, accepting, drain })
+        Ok(Server { public, admin, accepting, drain_asked, drain })
     }
 
     /// Until a listener has ended by itself.

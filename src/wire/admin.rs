@@ -137,6 +137,12 @@ pub struct Checked {
     pub memory_agrees: Option<bool>,
 }
 
+/// What an action answers that took effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    pub done: bool,
+}
+
 /// `GET /admin/api/claims`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ClaimPage {

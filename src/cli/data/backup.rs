@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use super::admin::{self, AskError, Options, size};
+use super::admin::{self, AskError, Options};
+use super::tables::size;
 use super::{Exit, Place, Whole, bar, is_standard, print, told};
 use crate::client::admin::Pieces;
 use crate::clock::Clock;

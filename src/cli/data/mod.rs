@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tempfile::TempPath;
 
-use super::{Exit, admin};
+use super::{Exit, admin, tables};
 
 /// What is done with all of the data.
 #[derive(clap::Subcommand)]

@@ -36,6 +36,17 @@ impl Rendezvous {
         }
     }
 
+    /// Ends a registration with both its halves; false where there is none.
+    pub fn end(&mut self, sequence: u64, changes: &mut Changes) -> bool {
+        let found = self.registrations.contains_key(&sequence);
+        if found {
+            self.clear(sequence, Half::Points);
+            self.clear(sequence, Half::Tokens);
+            self.remove(sequence, changes);
+        }
+        found
+    }
+
     /// Ends the halves whose time is up; `at` is where the index row was that brought the sweeper here.
     pub fn expire(&mut self, sequence: u64, at: Millis, now: Millis, changes: &mut Changes) -> Expired {
         let Some(registration) = self.registrations.get(&sequence) else { return Expired::Kept };

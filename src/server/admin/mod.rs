@@ -2,6 +2,7 @@
 //!
 //! Owns its routes and their errors. Must not know sled or the registries: it asks the engine.
 
+mod actions;
 mod backup;
 mod guard;
 
@@ -14,7 +15,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use serde::Deserialize;
 
 use super::App;
@@ -32,12 +33,14 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/metrics", get(metrics))
         .route("/admin/api/status", get(status))
         .route("/admin/api/leases", get(leases))
-        .route("/admin/api/leases/{kind}/{key}", get(lease))
+        .route("/admin/api/leases/{kind}/{key}", get(lease).delete(actions::end))
         .route("/admin/api/claims", get(claims))
         .route("/admin/api/sweep", post(sweep))
         .route("/admin/api/backup", post(backup::backup))
         .route("/admin/api/check", post(backup::check))
         .route("/admin/api/connections", get(connections))
+        .route("/admin/api/connections/{socket}", delete(actions::close))
+        .route("/admin/api/drain", post(actions::drain))
         .fallback(async || Failure::new(StatusCode::NOT_FOUND, "not_found", "There is nothing here"))
         .method_not_allowed_fallback(async || {
             Failure::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This path has other methods")
