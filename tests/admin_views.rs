@@ -212,3 +212,27 @@ async fn the_daemon_is_drained_once_the_word_is_typed() {
     assert!(daemon.ended().await.success());
     browser.shows("#state", "Trying again in").await;
 }
+
+#[tokio::test]
+async fn a_backup_is_downloaded() {
+    let Some(page) = Page::logged_in().await else { return };
+    let (_alice, _) = page.daemon.registered("alice").await;
+    let browser = &page.browser;
+    browser.click("#backup").await;
+    browser.shows("#confirm-title", "Back up now").await;
+    browser.press(ENTER).await;
+    browser.shows("#told", "Backed up: waypost-").await;
+    let told = browser.texts("#told").await.remove(0);
+    let name = told.split([' ', ',']).find(|word| word.ends_with(".backup")).unwrap();
+    let looking = async {
+        loop {
+            // It is there once it is whole, under its name.
+            if let Ok(file) = std::fs::metadata(browser.downloads.path().join(name)) {
+                return file.len();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(daemon::soon(looking).await > 100);
+    page.ends_well(&[]).await;
+}

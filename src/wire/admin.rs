@@ -2,6 +2,8 @@
 //!
 //! Owns the shapes. Must not know how they are gathered or shown.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// `GET /admin/api/status`.
@@ -151,6 +153,18 @@ pub struct StoreEvent {
     pub flushes: u64,
     pub flush_p50_seconds: Option<f64>,
     pub flush_p99_seconds: Option<f64>,
+}
+
+/// `POST /admin/api/check`, and `waypost check`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// How many of each kind.
+    pub leases: BTreeMap<String, usize>,
+    pub index_rows: usize,
+    pub problems: Vec<String>,
+    /// Whether a restart would change no answer; absent where no daemon runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_agrees: Option<bool>,
 }
 
 /// What an action answers that took effect.
