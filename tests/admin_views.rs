@@ -10,6 +10,7 @@ mod link;
 #[path = "common/page.rs"]
 mod page;
 
+use std::process::Command;
 use std::time::Duration;
 
 use browser::{Browser, ENTER};
@@ -227,12 +228,17 @@ async fn a_backup_is_downloaded() {
     let looking = async {
         loop {
             // It is there once it is whole, under its name.
-            if let Ok(file) = std::fs::metadata(browser.downloads.path().join(name)) {
-                return file.len();
+            let file = browser.downloads.path().join(name);
+            if file.exists() {
+                return file;
             }
             tokio::task::yield_now().await;
         }
     };
-    assert!(daemon::soon(looking).await > 100);
+    let file = daemon::soon(looking).await;
+    let mut verified = Command::new(env!("CARGO_BIN_EXE_waypost"));
+    verified.args(["restore", "--verify"]).arg(&file).env_clear().current_dir(browser.downloads.path());
+    let output = verified.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
     page.ends_well(&[]).await;
 }
