@@ -60,11 +60,11 @@ enum Command {
     Config(config::Command),
     #[command(flatten)]
     Admin(admin::Command),
+    #[command(flatten)]
+    Data(data::Command),
     /// The admin page.
     #[command(subcommand, name = "admin")]
     Page(page::Command),
-    #[command(flatten)]
-    Data(data::Command),
     /// Give back the disk space that the store does not need any more; with the daemon stopped.
     Compact(compact::Compact),
     /// Print a script that completes these commands in a shell.
@@ -186,15 +186,15 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Exit> {
             let runtime = tokio::runtime::Builder::new_multi_thread();
             block_on(runtime, async { command.run(&url, &token_file).await })
         }
+        Some(Command::Data(command)) => {
+            let server = cli.flags.settings()?.server;
+            let (url, data_dir) = (server.admin_listen.admin_url(), server.data_dir);
+            let place = data::Place { url, token_file: data_dir.join(ADMIN_TOKEN), data_dir };
+            command.run(&place).map(ExitCode::from)
+        }
         Some(Command::Page(command)) => {
             let server = cli.flags.settings()?.server;
             command.run(&server.admin_listen, &server.data_dir.join(ADMIN_TOKEN)).map(ExitCode::from)
-        }
-        Some(Command::Data(command)) => {
-            let server = cli.flags.settings()?.server;
-            let (url, data_dir) = (format!("http://{}", server.admin_listen), server.data_dir);
-            let place = data::Place { url, token_file: data_dir.join(ADMIN_TOKEN), data_dir };
-            command.run(&place).map(ExitCode::from)
         }
         Some(Command::Compact(command)) => {
             let store = cli.flags.settings()?.server.data_dir.join(STORE);

@@ -108,11 +108,11 @@ struct App {
     link_limiter: RequestLimiter,
     later: Spread,
     admin_token: AdminToken,
+    log_level: LogLevel,
+    abuse: AbuseLog,
     blur_addresses: bool,
     /// Messages of signalling handled.
     handled: Counter,
-    log_level: LogLevel,
-    abuse: AbuseLog,
     /// An operator wants the daemon to end.
     drain_asked: Arc<Notify>,
     /// The first message on every socket.
@@ -191,10 +191,10 @@ impl Server {
             server_id,
             server_key: options.server_key,
             admin_token: options.admin_token,
-            blur_addresses: options.blur_addresses,
-            handled,
             log_level: options.log_level,
             abuse: options.abuse,
+            blur_addresses: options.blur_addresses,
+            handled,
             drain_asked: drain_asked.clone(),
             server_info: encode(&info).into(),
         });

@@ -144,17 +144,6 @@ pub struct Swept {
     pub chunk: usize,
 }
 
-/// `store` of `GET /admin/api/events`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct StoreEvent {
-    /// Absent while the store is closed after a failure.
-    pub bytes_on_disk: Option<u64>,
-    /// Flushes since the event before; without any there are no times.
-    pub flushes: u64,
-    pub flush_p50_seconds: Option<f64>,
-    pub flush_p99_seconds: Option<f64>,
-}
-
 /// `POST /admin/api/check`, and `waypost check`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checked {
@@ -165,6 +154,17 @@ pub struct Checked {
     /// Whether a restart would change no answer; absent where no daemon runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_agrees: Option<bool>,
+}
+
+/// `store` of `GET /admin/api/events`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StoreEvent {
+    /// Absent while the store is closed after a failure.
+    pub bytes_on_disk: Option<u64>,
+    /// Flushes since the event before; without any there are no times.
+    pub flushes: u64,
+    pub flush_p50_seconds: Option<f64>,
+    pub flush_p99_seconds: Option<f64>,
 }
 
 /// What an action answers that took effect.
