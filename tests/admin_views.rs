@@ -14,7 +14,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use browser::{Browser, ENTER};
-use daemon::{Process, ask};
+use daemon::{Process, SECOND, ask};
 use page::{Page, TURN};
 use serde_json::json;
 
@@ -56,6 +56,33 @@ async fn the_overview_tells_rates_sizes_and_sweeps_as_they_happen() {
     page.daemon.admin().sweep().await.unwrap();
     browser.shows("#sweeps li", "1 registration, 1 peer").await;
     page.ends_well(&[]).await;
+}
+
+#[tokio::test]
+async fn while_the_storage_fails_the_page_says_so() {
+    let Some(page) = Page::logged_in().await else { return };
+    let store = page.daemon.data_dir().join(waypost::daemon::STORE);
+    let away = store.with_extension("away");
+    // It cannot be opened again while something is in its place.
+    std::fs::rename(&store, &away).unwrap();
+    std::fs::write(&store, "in the way").unwrap();
+    page.daemon.faults.fail_write(1);
+    let mut alice = page.daemon.raw().await;
+    let refused = ask(&mut alice, json!({"type": "register", "peerId": "alice"})).await;
+    assert_eq!(refused["code"], "storage_unavailable");
+    page.second().await;
+    page.browser.shows("#state", "Not ready: the storage is unavailable, writes are refused").await;
+    page.browser.click("#sweep").await;
+    page.browser.press(ENTER).await;
+    page.browser.shows("#failed", "Sweep now: Storage is unavailable. Please try again.").await;
+
+    std::fs::remove_file(&store).unwrap();
+    std::fs::rename(&away, &store).unwrap();
+    page.daemon.advance(SECOND);
+    page.daemon.until("it is ready again", |status| status.ready).await;
+    page.second().await;
+    page.browser.shows("#state", "Ready").await;
+    page.ends_well(&["503"]).await;
 }
 
 #[tokio::test]
