@@ -1,5 +1,6 @@
 //! Owns the proof that the admin page can be used in a real browser by whoever has the token: by mouse and by keyboard, on a
-//! screen and on a phone, in light and in dark, past restarts. Skipped, saying so, where there is no Chromium with its driver.
+//! screen and on a phone, in light and in dark, past restarts. Skipped, saying so, where there is no Chromium with its driver. With
+//! `WAYPOST_SCREENSHOTS` set to a folder it leaves a picture of each view there, for whoever changes their looks.
 
 #[path = "common/browser.rs"]
 mod browser;

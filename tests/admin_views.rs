@@ -150,6 +150,13 @@ async fn leases_are_found_by_kind_prefix_and_page_shown_and_ended() {
     page.counts("leases", "No leases.").await;
     assert_eq!(page.daemon.status().await.leases.peer, 100);
 
+    // What a sweep removes goes by itself.
+    browser.fill("#lease-prefix", "node-076").await;
+    page.counts("leases", "1 lease").await;
+    page.daemon.clock.step_wall(Duration::from_secs(11 * 60));
+    assert_eq!(page.daemon.admin().sweep().await.unwrap().peer, 100);
+    page.counts("leases", "No leases.").await;
+
     // What a binary holds is not ended so, and why is told.
     let _binary = link::binary(&page.daemon, "my home").await;
     browser.fill("#lease-prefix", "my home").await;

@@ -1,16 +1,15 @@
 // Owns link's claims: who holds a server-id, and whose grace runs. Must not know how events come.
 
 import { ask } from "./api.js";
-import { Table, byId, count, countDown, plural, size, text, write } from "./dom.js";
+import { Table, byId, count, countDown, plural, size, stand, text, write } from "./dom.js";
 import { Pages, watchForm } from "./pages.js";
 
 const PAGE = 50;
 const section = byId("view-claims");
 
 function grace(cell, claim) {
-  if (claim.ends !== null) return countDown(cell, claim.ends);
-  delete cell.dataset.ends;
-  write(cell, "–");
+  if (claim.ends === null) stand(cell, "–");
+  else countDown(cell, claim.ends);
 }
 
 const table = new Table(
@@ -30,7 +29,9 @@ const pages = new Pages(section.querySelector(".pages"), refresh);
 
 export async function refresh() {
   const query = new URLSearchParams({ prefix: byId("claim-prefix").value, limit: PAGE, cursor: pages.cursor });
+  const isLast = pages.begin();
   const { claims, cursor } = await ask("GET", `claims?${query}`);
+  if (!isLast()) return;
   table.show(claims);
   pages.show(cursor);
   write(section.querySelector(".count"), claims.length ? `${plural(claims.length, "claim")} on page ${pages.number}` : "No claims.");

@@ -27,7 +27,9 @@ const table = new Table(
 const pages = new Pages(section.querySelector(".pages"), refresh);
 
 export async function refresh() {
+  const isLast = pages.begin();
   const { connections } = await ask("GET", "connections");
+  if (!isLast()) return;
   const wanted = filter.value.trim().toLowerCase();
   const fits = (it) =>
     (role.value === "" || it.role === role.value) && `${it.address}\n${it.id ?? ""}`.toLowerCase().includes(wanted);

@@ -44,8 +44,15 @@ export function countDown(target, ends) {
 }
 
 export function countUp(target, since) {
-  target.dataset.since ??= since;
+  // What is told in whole seconds is no other beginning.
+  if (Math.abs((target.dataset.since ?? 0) - since) > 1500) target.dataset.since = since;
   tick(target);
+}
+
+/** Writes what does not go on by itself, where something else did before. */
+export function stand(target, text) {
+  delete target.dataset.ends;
+  write(target, text);
 }
 
 function tick(target) {
@@ -65,7 +72,7 @@ export function facts(list, entries) {
     if (!entry) list.append((entry = element("div", {}, element("dt", {}, term), element("dd"))));
     known.delete(term);
     if (typeof value === "function") value(entry.lastChild);
-    else write(entry.lastChild, value);
+    else stand(entry.lastChild, value);
   }
   known.forEach((entry) => entry.remove());
 }

@@ -2,7 +2,7 @@
 
 import { ask } from "./api.js";
 import { act, fail } from "./dialogs.js";
-import { Table, button, byId, countDown, date, facts, plural, text, write } from "./dom.js";
+import { Table, button, byId, countDown, date, facts, plural, stand, text, write } from "./dom.js";
 import { Pages, watchForm } from "./pages.js";
 
 const PAGE = 50;
@@ -14,9 +14,8 @@ const readable = (field, value) => (/(At|End|lastSeen)$/.test(field) && value > 
 
 /** The time left of a lease, or that it ends with its holder. */
 function left(target, lease) {
-  if (lease.ends !== null) return countDown(target, lease.ends);
-  delete target.dataset.ends;
-  write(target, "with its holder");
+  if (lease.ends === null) stand(target, "with its holder");
+  else countDown(target, lease.ends);
 }
 
 const name = (lease) => `${lease.kind} ${lease.key}`;
@@ -37,7 +36,9 @@ const pages = new Pages(section.querySelector(".pages"), refresh);
 
 export async function refresh() {
   const query = new URLSearchParams({ kind: kind.value, prefix: prefix.value, limit: PAGE, cursor: pages.cursor });
+  const isLast = pages.begin();
   const { leases, cursor } = await ask("GET", `leases?${query}`);
+  if (!isLast()) return;
   table.show(leases);
   pages.show(cursor);
   write(section.querySelector(".count"), leases.length ? `${plural(leases.length, "lease")} on page ${pages.number}` : "No leases.");

@@ -11,12 +11,13 @@ import { attempt } from "./pages.js";
 
 const VIEWS = ["overview", "leases", "connections", "claims"];
 const LOADS = { leases: leases.refresh, connections: connections.refresh, claims: claims.refresh };
-/** Milliseconds after which sockets and claims are looked at again. */
+/** Milliseconds after which sockets and claims are looked at again, and leases when a sweep has removed some. */
 const AGAIN = 5000;
 const [FIRST_WAIT, LONGEST_WAIT] = [1000, 15_000];
 
 /** Ends what belongs to the token that is logged in with; null while nobody is. */
 let session = null;
+let hasSwept = false;
 
 function view() {
   const named = location.hash.slice(1);
@@ -36,6 +37,7 @@ function show() {
 
 async function load() {
   const found = LOADS[view()];
+  hasSwept = false;
   if (found) await attempt(found);
 }
 
@@ -82,7 +84,7 @@ const HEAR = {
   store: overview.store,
   swept(event) {
     overview.swept(event);
-    if (view() === "leases") load();
+    hasSwept = true;
   },
 };
 
@@ -113,7 +115,7 @@ async function follow(signal) {
 }
 
 setInterval(() => {
-  const changing = view() === "connections" || view() === "claims";
+  const changing = view() === "connections" || view() === "claims" || (view() === "leases" && hasSwept);
   // Where the stream is gone, that is told already.
   if (session && changing && !document.hidden && byId("state").className === "good") load();
 }, AGAIN);

@@ -10,6 +10,7 @@ export class Pages {
   /** The cursors of the pages up to this one. */
   #cursors = [""];
   #next = null;
+  #asked = 0;
   #load;
   #buttons;
 
@@ -34,6 +35,12 @@ export class Pages {
 
   get number() {
     return this.#cursors.length;
+  }
+
+  /** A page is asked for; whether it is still the last that was, when the answer is there. */
+  begin() {
+    const asked = ++this.#asked;
+    return () => asked === this.#asked;
   }
 
   first() {
