@@ -57,9 +57,9 @@ export function status(status) {
   }
   charts.sockets.add(at, [connections.open], `${plural(connections.addresses, "address", "addresses")} · ${plural(connections.ids, "id")}`);
   charts.unsent.add(at, [connections.unsent_bytes], "not yet taken by clients");
-  charts.busy.add(at, [rate(status, (it) => it.engine.writer_busy_seconds)], `${plural(engine.requests, "request")} since the start`);
-  charts.queue.add(at, [engine.queue], `${plural(engine.overloaded, "request")} refused as overload`);
-  rows = `${plural(status.store.rows, "row")} written or removed`;
+  charts.busy.add(at, [rate(status, (it) => it.engine.writer_busy_seconds)], `${plural(engine.requests, "request")} in all`);
+  charts.queue.add(at, [engine.queue], `${count(engine.overloaded)} refused as overload`);
+  rows = `${plural(status.store.rows, "row change")}`;
   write(byId("daemon"), `Version ${status.version} · schema ${status.schema} · up ${duration(status.uptime_seconds)} · start number ${count(status.boot)} · ${status.server_id}`);
   facts(byId("held"), [
     ["Points", count(leases.points)],
@@ -86,7 +86,7 @@ export function store(event) {
   if (!before) return;
   const at = before.now / 1000;
   charts.store.add(at, [event.bytes_on_disk], rows);
-  charts.flush.add(at, [event.flush_p50_seconds, event.flush_p99_seconds], `${plural(event.flushes, "flush", "flushes")} in the last second`);
+  charts.flush.add(at, [event.flush_p50_seconds, event.flush_p99_seconds], `${plural(event.flushes, "flush", "flushes")} a second`);
 }
 
 function told(swept) {
