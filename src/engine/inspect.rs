@@ -117,8 +117,16 @@ impl Engine {
     }
 
     /// Brings the gauges up to date that nobody counts as it happens.
-    pub fn measure(&self) {
-        self.0.metrics.queue.set(self.0.waiting.load(Ordering::Relaxed) as i64);
+    pub async fn measure(&self) {
+        let metrics = &self.0.metrics;
+        metrics.ready.set(i64::from(self.is_ready()));
+        metrics.queue.set(self.0.waiting.load(Ordering::Relaxed) as i64);
+        // A store that is closed keeps the figures that it had.
+        let measured = self.read_store(|store| Ok((store.size_on_disk(), store.free_on_disk()?))).await;
+        if let Ok((size, free)) = measured {
+            metrics.store_size.set(size as i64);
+            metrics.disk_free.set(free as i64);
+        }
     }
 
     /// Checks the store, and that folding its rows gives what memory has. The writer waits meanwhile.
@@ -193,7 +201,7 @@ impl Shared {
         let store = self.store.read().unwrap_or_else(PoisonError::into_inner);
         let store = store.as_ref().ok_or(Unavailable::Storage)?;
         let checked = store.check().and_then(|report| {
-            let (mut folded, _) = fold(store, self.boot, &self.limits)?;
+            let (mut folded, _) = fold(store, self.boot, &self.limits, &self.blur, now)?;
             Ok(Checked { report, memory_agrees: folded.same_as(memory, now) })
         });
         checked.map_err(|error| {

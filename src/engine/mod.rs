@@ -14,6 +14,7 @@ mod link;
 mod loads;
 mod pairing;
 mod pending;
+mod promise;
 mod shown;
 mod signalling;
 mod sweeper;
@@ -38,10 +39,10 @@ use crate::live::hub::Hub;
 use crate::live::link::Links;
 use crate::live::outbox::{Budget, Ceiling, Close, Outbox};
 use crate::live::pairing::Pairing;
+use crate::logging::Blur;
 use crate::metrics::Metrics;
 use crate::registry::Boot;
 use crate::store::{Changes, Faults, OpenError, Pins, Store, StoreError};
-use crate::wire::Refusal;
 use turn::{Core, Effect, Taken, Turn};
 
 pub use crate::registry::peers::{Claimant, Filter, Listed};
@@ -49,38 +50,7 @@ pub use bootstrap::{ListedTurn, PeerPage, PeerStretch};
 pub use directory::Proof;
 pub use inspect::{Checked, LeaseQuery};
 pub use link::{ClaimQuery, Held};
-
-/// What an answer promises. docs/storage.md lists who has which.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Promise {
-    /// Nothing is written, or nobody waits for what is.
-    None,
-    /// Written before the answer; on the disk within 500 ms.
-    Applied,
-    /// On the disk before the answer.
-    Flushed,
-}
-
-/// Why the engine did not do what was asked. Nothing of it was promised; what a failed flush leaves on the disk may stay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unavailable {
-    #[error("too many requests are waiting")]
-    Overloaded,
-    #[error("the storage is unavailable")]
-    Storage,
-    #[error("the engine has stopped")]
-    Stopped,
-}
-
-impl From<Unavailable> for Refusal {
-    fn from(why: Unavailable) -> Refusal {
-        match why {
-            Unavailable::Overloaded => Refusal::OVERLOADED,
-            Unavailable::Storage => Refusal::STORAGE_UNAVAILABLE,
-            Unavailable::Stopped => Refusal::SHUTTING_DOWN,
-        }
-    }
-}
+pub use promise::{Promise, Unavailable};
 
 /// What the engine is started with.
 pub struct Options {
@@ -94,6 +64,8 @@ pub struct Options {
     pub faults: Faults,
     /// What this server calls itself to clients.
     pub server_id: String,
+    /// How the log names leases.
+    pub blur: Blur,
 }
 
 /// The handle that sessions and routes hold. Cheap to clone.
@@ -118,6 +90,7 @@ struct Shared {
     /// Until then, in running time, nothing is removed: the clock may be wrong.
     spared_until: Duration,
     server_id: String,
+    blur: Blur,
     budget: Arc<Budget>,
     /// Whether [`Engine::relieve`] has asked and was not heard yet.
     relieving: AtomicBool,
@@ -212,14 +185,15 @@ impl Shared {
 impl Engine {
     /// Opens the store, folds it, and starts the threads and the sweeper. Needs a tokio runtime.
     pub fn start(options: Options) -> Result<Engine, OpenError> {
-        let Options { store: path, limits, clock, metrics, rng, faults, server_id } = options;
+        let Options { store: path, limits, clock, metrics, rng, faults, server_id, blur } = options;
         let store = Store::open(&path, faults.clone())?;
         let grace = limits.relays.restart_grace.as_millis() as Millis;
         let damaged =
             |error: StoreError| OpenError::Damaged { path: path.clone(), reason: error.to_string() };
         let live_since = store.live_since().map_err(damaged)?;
         let mut boot = Boot { number: store.boot(), live_since, grace_end: Millis::MAX };
-        let (mut registries, folded) = writer::fold(&store, boot, &limits).map_err(damaged)?;
+        let (mut registries, folded) =
+            writer::fold(&store, boot, &limits, &blur, clock.now()).map_err(damaged)?;
         let spared_until = sweeper::spare(&clock, folded.newest, limits.relays.restart_grace);
         // The graces begin when somebody could come back.
         boot.grace_end = clock.now() + grace;
@@ -261,6 +235,7 @@ impl Engine {
             boot,
             spared_until,
             server_id,
+            blur,
             budget,
             relieving: AtomicBool::new(false),
             sockets: AtomicU64::new(0),

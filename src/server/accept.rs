@@ -18,6 +18,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::time::timeout;
 use tokio_util::either::Either;
 
+use super::abuse::Event;
 use super::answering::{Answering, Stream};
 use super::drain::Token;
 use super::gate::{Gate, Permit, is_trusted};
@@ -78,14 +79,14 @@ impl Entrance {
     fn take(self: &Arc<Entrance>, stream: Plain, peer: IpAddr, token: &Token) {
         let trusted = is_trusted(peer, &self.app.changing.load().trusted_proxies);
         if self.before.proxy_header && !trusted {
-            return self.refused(Refusal::BadProxyHeader);
+            return self.refused(Refusal::BadProxyHeader, peer);
         }
         match self.admit(peer, trusted) {
             Ok(permit) => {
                 let (entrance, token) = (self.clone(), token.clone());
                 tokio::spawn(async move { entrance.run(stream, peer, permit, token).await });
             }
-            Err(reason) => self.refused(reason),
+            Err(reason) => self.refused(reason, peer),
         }
     }
 
@@ -93,8 +94,9 @@ impl Entrance {
         (!trusted).then(|| self.pending.admit(peer)).transpose()
     }
 
-    fn refused(&self, reason: Refusal) {
+    fn refused(&self, reason: Refusal, peer: IpAddr) {
         self.app.metrics.refused.get_or_create(&RefusalLabel { reason }).inc();
+        self.app.abuse.note(Event::Connection(reason), peer);
     }
 
     async fn run(&self, stream: Plain, peer: IpAddr, permit: Option<Permit>, mut token: Token) {
@@ -112,33 +114,33 @@ impl Entrance {
                 serve(stream, peer, self.routes.clone(), &self.app, token).await;
                 drop(permit);
             }
-            Err(reason) => self.refused(reason),
+            Err((reason, peer)) => self.refused(reason, peer),
         }
     }
 
-    /// What comes before HTTP; whose connection it is then.
+    /// What comes before HTTP, and whose connection it is then, or would have been.
     async fn begin(
         &self,
         mut stream: Plain,
         mut peer: IpAddr,
         mut permit: Option<Permit>,
-    ) -> Result<(Stream, IpAddr, Option<Permit>), Refusal> {
+    ) -> Result<(Stream, IpAddr, Option<Permit>), (Refusal, IpAddr)> {
         if self.before.proxy_header {
             let told = self.in_time(proxy::read(&mut stream)).await;
-            if let Some(client) = told.map_err(|_| Refusal::BadProxyHeader)? {
+            if let Some(client) = told.map_err(|_| (Refusal::BadProxyHeader, peer))? {
                 peer = client;
                 let trusted = is_trusted(peer, &self.app.changing.load().trusted_proxies);
-                permit = self.admit(peer, trusted)?;
+                permit = self.admit(peer, trusted).map_err(|reason| (reason, peer))?;
             }
         }
         if !self.before.tls {
             return Ok((Either::Left(stream), peer, permit));
         }
         let acceptor = self.app.changing.load().identity.as_ref().map(|identity| identity.acceptor.clone());
-        let shaken = self.in_time(acceptor.ok_or(Refusal::BadTls)?.accept(stream)).await;
-        let stream = shaken.map_err(|error| {
+        let acceptor = acceptor.ok_or((Refusal::BadTls, peer))?;
+        let stream = self.in_time(acceptor.accept(stream)).await.map_err(|error| {
             tracing::debug!(%error, "no handshake of TLS");
-            Refusal::BadTls
+            (Refusal::BadTls, peer)
         })?;
         Ok((Either::Right(Box::new(stream)), peer, permit))
     }

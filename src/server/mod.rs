@@ -3,6 +3,7 @@
 //! Owns what routes and sessions share, what of it a reload exchanges, and the order of ending. Must not know sled or the
 //! registries: whatever it needs it asks the engine.
 
+mod abuse;
 mod accept;
 mod admin;
 mod answering;
@@ -36,6 +37,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use crate::clock::Clock;
 use crate::engine::Engine;
 use crate::limits::{ConnectionLimits, Limits};
+use crate::logging::LogLevel;
 use crate::metrics::Metrics;
 use crate::wire::signalling::{ServerMessage, encode};
 use accept::{Before, accept};
@@ -47,6 +49,7 @@ use listen::{Address, Inherited, Listener};
 use secrets::{AdminToken, ServerKey};
 use tls::Identity;
 
+pub use abuse::AbuseLog;
 // What is read of a request before anything else is done with it, for `fuzz/` too.
 pub use gate::{client_address, network_of};
 pub use http::Bearer;
@@ -72,6 +75,8 @@ pub struct Options {
     pub server_key: ServerKey,
     pub admin_token: AdminToken,
     pub engine: Engine,
+    pub log_level: LogLevel,
+    pub abuse: AbuseLog,
 }
 
 /// What a reload exchanges.
@@ -100,6 +105,8 @@ struct App {
     link_limiter: RequestLimiter,
     later: Spread,
     admin_token: AdminToken,
+    log_level: LogLevel,
+    abuse: AbuseLog,
     /// An operator wants the daemon to end.
     drain_asked: Arc<Notify>,
     /// The first message on every socket.
@@ -176,6 +183,8 @@ impl Server {
             server_id,
             server_key: options.server_key,
             admin_token: options.admin_token,
+            log_level: options.log_level,
+            abuse: options.abuse,
             drain_asked: drain_asked.clone(),
             server_info: encode(&info).into(),
         });
@@ -191,6 +200,7 @@ impl Server {
                 app.clone(),
                 drain.token(),
             )),
+            tokio::spawn(abuse::sum_up_each_minute(app.clone(), drain.token())),
         ];
         Ok(Server { public, admin, app, accepting, drain_asked, drain })
     }
@@ -203,7 +213,7 @@ impl Server {
         self.app.limit_rates();
     }
 
-    /// Until a listener has ended by itself.
+    /// Until a task of its own has ended by itself.
     pub async fn ended(&mut self) {
         let ended = futures_util::future::select_all(&mut self.accepting);
         if let (Err(error), ..) = ended.await {

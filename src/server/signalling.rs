@@ -54,6 +54,7 @@ pub async fn serve(opening: Opening, app: Arc<App>, address: IpAddr, token: Toke
     let session = Session::new(socket, &joined.outbox, dialect, clock, token, rules);
     let ended = session.run(Some(app.server_info.clone())).await;
     app.metrics.ended.get_or_create(&EndingLabel { reason: ended.how }).inc();
+    app.abuse.ended(&ended, address);
     tracing::debug!(socket = joined.outbox.socket.0, how = ?ended.how, "a socket ended");
     // The id is free before the peer has read why.
     drop((joined, counted));

@@ -111,6 +111,13 @@ pub struct Lease {
     pub record: serde_json::Value,
 }
 
+/// The least level that is logged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogLevel {
+    pub level: String,
+}
+
 /// `POST /admin/api/sweep`: how many leases of each kind ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Swept {

@@ -20,9 +20,10 @@ use serde::Deserialize;
 use super::App;
 use crate::engine::{ClaimQuery, LeaseQuery, Unavailable};
 use crate::id::{Kind, LinkId};
+use crate::logging::LevelError;
 use crate::store::LeaseKey;
 use crate::wire::Refusal;
-use crate::wire::admin::{AdminError, ClaimPage, Connections, Lease, LeasePage, Status, Swept};
+use crate::wire::admin::{AdminError, ClaimPage, Connections, Lease, LeasePage, LogLevel, Status, Swept};
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
@@ -36,6 +37,7 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/admin/api/claims", get(claims))
         .route("/admin/api/sweep", post(sweep))
         .route("/admin/api/connections", get(connections))
+        .route("/admin/api/log-level", get(log_level).put(set_log_level))
         .route("/admin/api/connections/{socket}", delete(actions::close))
         .route("/admin/api/drain", post(actions::drain))
         .fallback(async || Failure::new(StatusCode::NOT_FOUND, "not_found", "There is nothing here"))
@@ -86,7 +88,8 @@ async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, &'static str) {
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
     let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    app.engine.measure();
+    app.engine.measure().await;
+    app.metrics.connections_limit.set(app.limits.connections.max_connections as i64);
     ([(CONTENT_TYPE, format)], app.metrics.render()).into_response()
 }
 
@@ -186,6 +189,23 @@ async fn sweep(State(app): State<Arc<App>>) -> Answer<Swept> {
 
 async fn connections(State(app): State<Arc<App>>) -> Answer<Connections> {
     Ok(Json(Connections { connections: app.engine.connections().await? }))
+}
+
+async fn log_level(State(app): State<Arc<App>>) -> Json<LogLevel> {
+    Json(LogLevel { level: app.log_level.in_force() })
+}
+
+async fn set_log_level(
+    State(app): State<Arc<App>>,
+    body: Result<Json<LogLevel>, axum::extract::rejection::JsonRejection>,
+) -> Answer<LogLevel> {
+    let Json(LogLevel { level }) = body.map_err(|error| bad_request(&error.body_text()))?;
+    app.log_level.set(&level).map_err(|error| match error {
+        LevelError::Invalid(_) => bad_request(&format!("level: {error}")),
+        LevelError::NoLog => Failure::new(StatusCode::CONFLICT, "no_log", &error.to_string()),
+    })?;
+    tracing::info!(level, "the log's level was set");
+    Ok(Json(LogLevel { level }))
 }
 
 fn kind_of(name: &str) -> Result<Kind, Failure> {

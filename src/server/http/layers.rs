@@ -16,6 +16,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tower_http::request_id::{MakeRequestId, RequestId};
 use tower_http::set_header::SetResponseHeaderLayer;
 
+use super::super::abuse::Event;
 use super::super::gate::{client_address, network_of};
 use super::super::{App, Peer};
 use super::{Code, ERROR_CODE, Failure, Network};
@@ -68,9 +69,10 @@ pub async fn own_request_id(mut request: Request, next: Next) -> Response {
 /// Counts a request, and refuses it where its address has asked too often.
 pub async fn admit(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let route = route(&request).to_owned();
-    let network = request.extensions().get::<Peer>().map(|Peer(peer)| {
-        network_of(client_address(*peer, request.headers(), &app.changing.load().trusted_proxies))
-    });
+    let peer = request.extensions().get::<Peer>();
+    let address =
+        peer.map(|Peer(peer)| client_address(*peer, request.headers(), &app.changing.load().trusted_proxies));
+    let network = address.map(network_of);
     let admitted = network.map_or(Ok(()), |network| app.request_limiter.check(network));
     let response = match admitted {
         Ok(()) => {
@@ -80,6 +82,9 @@ pub async fn admit(State(app): State<Arc<App>>, mut request: Request, next: Next
             next.run(request).await
         }
         Err(seconds) => {
+            if let Some(address) = address {
+                app.abuse.note(Event::Request, address);
+            }
             let also = Also::Later(seconds);
             Failure(Problem { also, ..Problem::TOO_MANY_REQUESTS }).into_response()
         }
