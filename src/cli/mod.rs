@@ -184,7 +184,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Exit> {
         }
         Some(Command::Data(command)) => {
             let server = cli.flags.settings()?.server;
-            let (url, data_dir) = (format!("http://{}", server.admin_listen), server.data_dir);
+            let (url, data_dir) = (server.admin_listen.admin_url(), server.data_dir);
             let place = data::Place { url, token_file: data_dir.join(ADMIN_TOKEN), data_dir };
             command.run(&place).map(ExitCode::from)
         }
