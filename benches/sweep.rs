@@ -24,7 +24,6 @@ use waypost::config::Settings;
 use waypost::daemon::{ADMIN_TOKEN, Daemon, Surroundings};
 use waypost::engine::Engine;
 use waypost::id::PeerId;
-use waypost::store::Faults;
 use waypost::wire::signalling::{Point, RegisterRendezvous, ServerMessage};
 
 /// As the daemon has it.
@@ -154,7 +153,7 @@ impl Bench {
         settings.sweep.max_batch = arguments.max_batch;
         let clock = Clock::manual(BEGINNING);
         let rng = StdRng::seed_from_u64(7);
-        let surroundings = Surroundings { clock: clock.clone(), rng, faults: Faults::default() };
+        let surroundings = Surroundings { clock: clock.clone(), rng, ..Surroundings::default() };
         let daemon = Daemon::bind_in(settings, surroundings).await.expect("the daemon starts");
         let token = std::fs::read_to_string(folder.join(ADMIN_TOKEN)).expect("the daemon's token");
         let admin = format!("http://{}", daemon.addresses().admin);

@@ -152,7 +152,7 @@ impl Bench<'_> {
         settings.relays.restart_grace = Duration::ZERO;
         let clock = Clock::manual(BEGINNING);
         let rng = StdRng::seed_from_u64(7);
-        let surroundings = Surroundings { clock: clock.clone(), rng, faults: Faults::default() };
+        let surroundings = Surroundings { clock: clock.clone(), rng, ..Surroundings::default() };
         let daemon = Daemon::bind_in(settings, surroundings).await.expect("the daemon starts");
         let token = std::fs::read_to_string(folder.join(ADMIN_TOKEN)).expect("the daemon's token");
         let admin = AdminClient::new(format!("http://{}", daemon.addresses().admin), token);
@@ -161,7 +161,7 @@ impl Bench<'_> {
     }
 
     async fn connect(&self) -> Http {
-        Http::connect(self.daemon.addresses().public).await
+        Http::connect(self.daemon.addresses().public.tcp().expect("a TCP address")).await
     }
 
     async fn peers(&self) -> usize {

@@ -68,10 +68,9 @@ pub async fn own_request_id(mut request: Request, next: Next) -> Response {
 /// Counts a request, and refuses it where its address has asked too often.
 pub async fn admit(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let route = route(&request).to_owned();
-    let network = request
-        .extensions()
-        .get::<Peer>()
-        .map(|Peer(peer)| network_of(client_address(*peer, request.headers(), &app.trusted_proxies)));
+    let network = request.extensions().get::<Peer>().map(|Peer(peer)| {
+        network_of(client_address(*peer, request.headers(), &app.changing.load().trusted_proxies))
+    });
     let admitted = network.map_or(Ok(()), |network| app.request_limiter.check(network));
     let response = match admitted {
         Ok(()) => {

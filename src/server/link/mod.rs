@@ -91,7 +91,7 @@ fn try_open(app: Arc<App>, token: Token, endpoint: Endpoint, request: Request) -
     let peer = request.extensions().get::<Peer>().copied();
     // The accept loop puts it there; without one all would share a bucket.
     let Peer(peer) = peer.ok_or(Refused::Handshake)?;
-    let address = client_address(peer, request.headers(), &app.trusted_proxies);
+    let address = client_address(peer, request.headers(), &app.changing.load().trusted_proxies);
     let permit = admit(&app, &token, address)?;
     let id = header_gate(endpoint, request.headers()).ok_or(Refused::Header)?;
     let largest = app.limits.link.max_message_bytes;
