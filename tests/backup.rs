@@ -109,14 +109,18 @@ async fn another_servers_key_and_store_are_kept_unless_they_may_be_replaced() {
 
     let refused = run(&other, &["restore", file.to_str().unwrap()]);
     assert_eq!(refused.status.code(), Some(2), "{refused:?}");
-    assert!(told(&refused).contains("or have it moved aside with --replace"), "{refused:?}");
+    let other_key = "is of another server: have it moved aside with --replace";
+    assert!(told(&refused).contains(other_key), "{refused:?}");
+    fs::rename(other.join(SERVER_KEY), folder.path().join("kept")).unwrap();
+    let refused = run(&other, &["restore", file.to_str().unwrap()]);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(told(&refused).contains("already: choose another --data-dir, or have it"), "{refused:?}");
+    fs::rename(folder.path().join("kept"), other.join(SERVER_KEY)).unwrap();
     fs::remove_dir_all(Process::store(&other)).unwrap();
     let refused = run(&other, &["restore", file.to_str().unwrap()]);
-    assert!(
-        told(&refused).contains("is of another server: have it moved aside with --replace"),
-        "{refused:?}"
-    );
-    assert!(!Process::store(&other).exists());
+    assert!(told(&refused).contains(other_key), "{refused:?}");
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(!Process::store(&other).exists() && !other.join("store.restoring").exists());
     assert_eq!(fs::read(other.join(SERVER_KEY)).unwrap(), key);
 
     fill(&other, 100);

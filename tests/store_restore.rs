@@ -8,17 +8,17 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use backup::{KEY, NOW, files, restored, store_and_file, taken, target};
+use backup::{KEY, NOW, files, restored, restored_with, store_and_file, taken, target};
 use common::store::{Place, RawRow, copy, dump, dump_all, raw, tamper};
-use waypost::store::{Encoder, Faults, Head, RestoreError, SCHEMA, SideError, Store, restore};
+use waypost::store::{Encoder, Faults, Head, Replace, RestoreError, SCHEMA, SideError, Store, verify};
 
 #[test]
 fn a_restored_store_has_the_same_rows_and_goes_on() {
     let (place, file) = store_and_file(1000);
     let before = dump_all(&place.path());
     let other = Place::new();
-    let done = restored(&file, &other.path(), false).unwrap();
-    assert_eq!((done.moved, done.backup.head.server_key.as_slice()), (None, KEY));
+    assert_eq!(restored(&file, &other.path(), false).unwrap(), None);
+    assert_eq!(verify(&file, &mut |_| {}).unwrap().head.server_key, KEY);
     assert!(dump_all(&other.path()) == before, "byte for byte, the boot number included");
     let store = other.open();
     assert_eq!((store.boot(), store.live_since().unwrap()), (2, 1));
@@ -85,8 +85,7 @@ fn a_store_that_is_there_is_refused_or_moved_aside_whole() {
     drop(store);
 
     let before = dump_all(&path);
-    let done = restored(&file, &path, true).unwrap();
-    let moved = done.moved.unwrap();
+    let moved = restored(&file, &path, true).unwrap().unwrap();
     assert_eq!(moved, path.with_file_name("store.replaced-2027-01-15T080000Z"));
     assert!(dump_all(&moved) == before);
     assert_eq!(place.open().fold(|_| {}).unwrap().last_sequence, 50);
@@ -112,7 +111,7 @@ fn too_little_room_is_refused_and_nothing_is_left() {
     let place = Place::new();
     let faults = Faults::default();
     faults.set_free(1000);
-    let run = || restore(&file, &target(&place.path(), false), &faults, &mut |_| {}, |_| Ok(()));
+    let run = || restored_with(&file, &target(&place.path(), false), &faults);
     let refused = run().unwrap_err();
     let RestoreError::Side(SideError::NoRoom { needed, free: 1000, .. }) = refused else {
         panic!("{refused}")
@@ -139,18 +138,13 @@ fn a_restore_that_stops_at_any_step_leaves_the_old_store_or_the_new_one() {
             old.into_iter().for_each(|old| copy(&old.path(), &path));
             let faults = Faults::default();
             faults.fail_step(step);
-            let stopped = restore(&file, &target(&path, true), &faults, &mut |_| {}, |_| Ok(())).is_err();
+            let stopped = restored_with(&file, &target(&path, true), &faults).is_err();
 
             let again = Place::new();
             copy(path.parent().unwrap(), again.path().parent().unwrap());
-            let second = restore(
-                &file,
-                &waypost::store::Replace { path: &again.path(), existing: true, now: NOW + 60_000 },
-                &Faults::default(),
-                &mut |_| {},
-                |_| Ok(()),
-            );
-            second.unwrap();
+            let path_again = again.path();
+            let replace = Replace { now: NOW + 60_000, ..target(&path_again, true) };
+            restored_with(&file, &replace, &Faults::default()).unwrap();
             drop(again.open());
             assert!(dump(&again.path()) == new, "step {step}");
 
@@ -183,6 +177,6 @@ fn a_restore_finds_an_empty_folder_where_the_store_is_to_be() {
     let (_kept, file) = store_and_file(5);
     let place = Place::new();
     fs::create_dir(place.path()).unwrap();
-    restored(&file, &place.path(), false).unwrap();
+    assert_eq!(restored(&file, &place.path(), false).unwrap(), None);
     assert!(raw(&place.path()).tree_names().len() > 3);
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use waypost::store::{Changes, Faults, Replace, RestoreError, Restored, Store, restore};
+use waypost::store::{Changes, Faults, Replace, RestoreError, Store, restore, verify};
 
 use crate::common::store::{Place, commit, put, put_relay, registration, relay};
 
@@ -28,9 +28,18 @@ pub fn target(path: &Path, existing: bool) -> Replace<'_> {
     Replace { path, existing, now: NOW }
 }
 
-/// A restore without faults, in which nobody wants the key.
-pub fn restored(file: &Path, path: &Path, existing: bool) -> Result<Restored, RestoreError> {
-    restore(file, &target(path, existing), &Faults::default(), &mut |_| {}, |_| Ok(()))
+/// A restore in which nobody wants the key; tells where the former store is.
+pub fn restored(file: &Path, path: &Path, existing: bool) -> Result<Option<PathBuf>, RestoreError> {
+    restored_with(file, &target(path, existing), &Faults::default())
+}
+
+pub fn restored_with(
+    file: &Path,
+    replace: &Replace<'_>,
+    faults: &Faults,
+) -> Result<Option<PathBuf>, RestoreError> {
+    let backup = verify(file, &mut |_| {})?;
+    restore((file, &backup), replace, faults, &mut |_| {}, || Ok(()))
 }
 
 /// Names and contents of everything in a folder.
