@@ -26,6 +26,7 @@ use waypost::engine::{Engine, Joined, Options};
 use waypost::id::{PeerId, SocketId};
 use waypost::limits::{Limits, RendezvousRules};
 use waypost::live::outbox::{Budget, Ceiling, Close, Outbox, weight};
+use waypost::logging::Blur;
 use waypost::metrics::Metrics;
 use waypost::store::{Changes, Faults};
 use waypost::wire::signalling::{
@@ -182,6 +183,7 @@ fn of_the_engine() -> Table {
         rng: StdRng::seed_from_u64(7),
         faults: Faults::default(),
         server_id: "bench".to_owned(),
+        blur: Blur::new(false),
     };
     let engine = runtime.block_on(async { Engine::start(options) }).expect("the engine starts");
     let mut names = Names::new();

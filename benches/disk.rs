@@ -22,6 +22,7 @@ use waypost::daemon::STORE;
 use waypost::engine::{Engine, Joined, Options};
 use waypost::id::PeerId;
 use waypost::limits::Limits;
+use waypost::logging::Blur;
 use waypost::metrics::Metrics;
 use waypost::store::{Faults, Store, compact};
 use waypost::wire::signalling::{Point, RegisterRendezvous, ServerMessage};
@@ -153,6 +154,7 @@ fn engine(data: &Path, clock: Clock) -> Engine {
         rng: StdRng::seed_from_u64(7),
         faults: Faults::default(),
         server_id: "bench".to_owned(),
+        blur: Blur::new(false),
     });
     started.expect("the engine starts")
 }

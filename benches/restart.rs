@@ -21,6 +21,7 @@ use waypost::daemon::STORE;
 use waypost::engine::{Engine, Options};
 use waypost::id::PeerId;
 use waypost::limits::Limits;
+use waypost::logging::Blur;
 use waypost::metrics::Metrics;
 use waypost::store::{Faults, Store};
 use waypost::wire::signalling::{Point, RegisterRendezvous, ServerMessage};
@@ -111,6 +112,7 @@ fn engine(data: &Path) -> Engine {
         rng: StdRng::seed_from_u64(7),
         faults: Faults::default(),
         server_id: "bench".to_owned(),
+        blur: Blur::new(false),
     });
     started.expect("the engine starts")
 }

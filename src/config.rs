@@ -13,12 +13,12 @@ use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider, Source};
 use ipnet::IpNet;
-use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 use crate::limits::{
     ChunkRules, ConnectionLimits, DirectoryRules, Drain, Key, Limits, LinkRules, Liveness, PairingRules,
     PeerRules, RelayRules, RendezvousRules, Rule, Setting, Sweep, TurnRules, Visitor, section, words,
 };
+use crate::logging::{LEVEL, is_level};
 use crate::server::listen::Address;
 use print::Printer;
 pub use reload::{Changes, RELOADED};
@@ -30,6 +30,8 @@ section! {
         listen: Address = Address::from(([127, 0, 0, 1], 9000));
         /// Address of the admin endpoint, which needs the token in data_dir/admin.token but speaks plain HTTP: keep it on loopback, or on a socket as "unix:" and its path.
         admin_listen: Address = Address::from(([127, 0, 0, 1], 9001));
+        /// Whether the admin endpoint shows addresses of clients as networks alone: /24 of IPv4, /48 of IPv6.
+        admin_blur_addresses: bool = false;
         /// Directory of the store and of the server's key.
         data_dir: PathBuf = PathBuf::from("data"), Rule::That("a path that is not empty", |path| path != Path::new(""));
         /// File with the certificate for listen and those above it, as PEM; empty = no TLS.
@@ -52,8 +54,12 @@ section! {
     log: Log {
         /// "text" for people, "json" for machines.
         format: LogFormat = LogFormat::Text;
-        /// Least level that is logged; may be given by module, as in "info,waypost::store=debug".
-        level: String = "info".to_owned(), Rule::That(FILTER, is_filter);
+        /// Least level that is logged: off, error, warn, info, debug or trace; may be given by module, as in "info,waypost::store=debug".
+        level: String = "info".to_owned(), Rule::That(LEVEL, |level| is_level(level));
+        /// Whether the log names clients by their addresses and ids; else by a keyed hash that is another one each day.
+        identities: bool = false;
+        /// Whether lines of abuse have the address as it is, for fail2ban, also without log.identities.
+        abuse_addresses: bool = false;
     }
 }
 
@@ -372,12 +378,3 @@ fn in_one_line(message: &str) -> String {
 }
 
 words!(LogFormat, r#""text" or "json""#: Text = "text", Json = "json");
-
-const FILTER: &str =
-    r#"a level (off, error, warn, info, debug, trace), or several such as "info,waypost::store=debug""#;
-
-/// Stricter than the filter's own parser, which takes a misspelt level for the name of a module.
-fn is_filter(text: &String) -> bool {
-    let is_level = |part: &str| part.contains(['=', '[']) || part.parse::<LevelFilter>().is_ok();
-    EnvFilter::builder().parse(text).is_ok() && text.split(',').all(is_level)
-}

@@ -13,11 +13,12 @@ use rand::rngs::StdRng;
 use crate::clock::Clock;
 use crate::config::{Changes, Settings};
 use crate::engine::{self, Engine};
+use crate::logging::{Blur, LogLevel};
 use crate::metrics::Metrics;
 use crate::server::listen::{Address, Inherited};
 use crate::server::secrets::{self, AdminToken, ServerKey};
 use crate::server::tls::{Identity, TlsError};
-use crate::server::{self, Changing, Server};
+use crate::server::{self, AbuseLog, Changing, Server};
 use crate::store::{Faults, OpenError};
 
 /// What the daemon keeps in its data directory.
@@ -54,6 +55,8 @@ pub struct Surroundings {
     pub rng: StdRng,
     pub faults: Faults,
     pub inherited: Inherited,
+    /// What may be set of the log.
+    pub log_level: LogLevel,
 }
 
 impl Default for Surroundings {
@@ -61,7 +64,8 @@ impl Default for Surroundings {
         #[allow(clippy::disallowed_methods, reason = "the one generator, seeded from the operating system")]
         let rng = rand::make_rng();
         let (faults, inherited) = (Faults::default(), Inherited::default());
-        Surroundings { clock: Clock::system(), rng, faults, inherited }
+        let (_, log_level) = LogLevel::new("info");
+        Surroundings { clock: Clock::system(), rng, faults, inherited, log_level }
     }
 }
 
@@ -95,7 +99,7 @@ impl Daemon {
     }
 
     pub async fn bind_in(settings: Settings, surroundings: Surroundings) -> Result<Daemon, StartError> {
-        let Surroundings { clock, rng, faults, inherited } = surroundings;
+        let Surroundings { clock, rng, faults, inherited, log_level } = surroundings;
         let mut on = settings.clone();
         if let Some(handed) = &inherited.public {
             on.server.listen = handed.address().map_err(StartError::Listen)?;
@@ -113,6 +117,7 @@ impl Daemon {
         let admin_token = folder.join(ADMIN_TOKEN);
         let admin_token = AdminToken::load_or_create(&admin_token).map_err(file(admin_token))?;
         let metrics = Arc::new(Metrics::default());
+        let blur = Blur::new(settings.log.identities);
         let engine = Engine::start(engine::Options {
             store: folder.join(STORE),
             limits: limits.clone(),
@@ -121,23 +126,31 @@ impl Daemon {
             rng,
             faults,
             server_id: key.server_id(),
+            blur: blur.clone(),
         })?;
         let patience = limits.drain.timeout;
         let server = settings.server.clone();
         let server = Server::bind(server::Options {
             listen: server.listen.clone(),
             admin_listen: server.admin_listen.clone(),
+            blur_addresses: server.admin_blur_addresses,
             inherited,
             proxy_header: server.proxy_protocol,
             region: server.region().map(str::to_owned),
             endpoint: Box::new(move |bound| server.endpoint(bound)),
             changing: changing(&settings, identity.clone()),
             limits,
-            clock,
             metrics,
             server_key: key,
             admin_token,
             engine: engine.clone(),
+            log_level,
+            abuse: AbuseLog::new(
+                blur,
+                settings.log.identities || settings.log.abuse_addresses,
+                clock.clone(),
+            ),
+            clock,
         });
         match server.await {
             Ok(server) => Ok(Daemon { server, engine, patience, settings, identity }),

@@ -8,7 +8,7 @@
 //!
 //! | layer | owns |
 //! |---|---|
-//! | [`id`] [`clock`] [`limits`] [`metrics`] | validated ids; the only clock; every ceiling with its unit; every metric |
+//! | [`id`] [`clock`] [`limits`] [`metrics`] [`logging`] | validated ids; the only clock; every ceiling with its unit; every metric; names in the log, and its level |
 //! | [`wire`] | messages exactly as they travel |
 //! | [`store`] | sled: keys, records, atomic changes, the expiry index, migrations, backups, the consistency check |
 //! | [`registry`] | the rules: pure and synchronous |
@@ -27,6 +27,7 @@ pub mod engine;
 pub mod id;
 pub mod limits;
 pub mod live;
+pub mod logging;
 pub mod metrics;
 pub mod registry;
 pub mod server;

@@ -116,6 +116,8 @@ pub const CONNECTION_START_TIMEOUT: Duration = Duration::from_secs(10);
 pub const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a request's head.
 pub const REQUEST_HEAD_BYTES: usize = 16 * KIB;
+/// Streams of `/admin/api/events` that are open at once.
+pub const EVENT_STREAMS: usize = 16;
 /// Bytes that a socket collects before it writes without being flushed; above what a session leaves unflushed.
 pub const WRITE_BUFFER_BYTES: usize = 128 * KIB;
 /// Bytes of the store's page cache as it is asked for; the store takes 3 to 5 times that.
@@ -136,9 +138,9 @@ section! {
         max_message_bytes: usize = 256 * KIB, AtLeast(KIB);
         /// Time from the upgrade to the first complete message.
         first_message_timeout: Duration = 30 * SECOND, AtLeast(MILLISECOND);
-        /// Bytes of unsent output per socket; past it the socket is closed as a slow consumer.
+        /// Bytes of unsent output per socket; past it the socket is closed as a slow consumer; at least max_message_bytes.
         outbox_bytes: usize = MIB, AtLeast(KIB);
-        /// Bytes of unsent output of all sockets; past it the slowest one is closed.
+        /// Bytes of unsent output of all sockets; past it the slowest one is closed; at least outbox_bytes.
         outbox_total_bytes: usize = 256 * MIB, AtLeast(KIB);
         /// HTTP requests in 60 s per address (IPv6: per /64), and the burst it may spend at once; past it 429; 0 = no limit.
         http_requests_per_minute: u32 = 600;
@@ -158,7 +160,7 @@ section! {
         ping_interval: Duration = 30 * SECOND, AtLeast(MILLISECOND);
         /// Silence after which a socket is dropped; longer than ping_interval.
         timeout: Duration = MINUTE, AtLeast(MILLISECOND);
-        /// Time the holder of an id has to answer a ping when somebody else asks for that id.
+        /// Time the holder of an id has to answer a ping when somebody else asks for that id; for link see link.probe.
         takeover_probe: Duration = 5 * SECOND, AtLeast(MILLISECOND);
     }
 }
@@ -197,9 +199,9 @@ section! {
         max_tokens_per_peer: usize = 500, AtLeast(1);
         /// Registrations in all; past it a new one is refused as "Registry full".
         max_registrations: usize = 10_000_000, AtLeast(1);
-        /// Points and tokens of all peers; past it a registration is refused as "Registry full".
+        /// Points and tokens of all peers, whose cost is memory; past it a registration is refused as "Registry full".
         max_entries: usize = 20_000_000, AtLeast(1);
-        /// Bytes of names and dead drops in all; past it a registration is refused as "Registry full".
+        /// Bytes of names and dead drops in all, of which the disk takes several times that; past it a registration is refused as "Registry full".
         max_stored_bytes: u64 = 8 * 1024 * MIB as u64, AtLeast(1);
     }
 }
@@ -207,7 +209,7 @@ section! {
 section! {
     /// Pair requests and link requests between peers.
     pairing: PairingRules {
-        /// Time after which a pair request or link request ends unanswered.
+        /// Time after which a pair request or link request ends unanswered; longer than warning.
         request_timeout: Duration = 2 * MINUTE, AtLeast(MILLISECOND);
         /// How long before its end both sides of a pair request are warned; "0s" = not at all.
         warning: Duration = 30 * SECOND;
@@ -219,7 +221,7 @@ section! {
     chunks: ChunkRules {
         /// Time after which a chunk that was pushed ends.
         ttl: Duration = 30 * MINUTE, AtLeast(MILLISECOND);
-        /// Bytes of chunks that are cached, names and 1024 bytes for each included; past it the least recently used go.
+        /// Bytes of chunks that are cached, names and 1024 bytes for each included; past it the least recently used go; at least 131072.
         cache_bytes: u64 = 64 * MIB as u64, AtLeast(128 * KIB as u64);
         /// Time that a source has to push a chunk that it was asked for; past it the next one is asked.
         pull_timeout: Duration = 10 * SECOND, AtLeast(MILLISECOND);
@@ -229,17 +231,17 @@ section! {
 section! {
     /// Bootstrap peers.
     peers: PeerRules {
-        /// Time after which a peer that was not heard has expired; a fifth of it is the heartbeat period that peers are told.
+        /// Time after which a bootstrap peer that was not heard has expired; a fifth of it is the heartbeat period that peers are told.
         ttl: Duration = 10 * MINUTE, AtLeast(MILLISECOND);
         /// Time between two sweeps of the expired peers and stale servers that no request has removed.
         backup_sweep: Duration = 15 * MINUTE, AtLeast(MILLISECOND);
         /// "open": anyone may register a peerId again; "strict": only its address (IPv6: /64) or its registrationToken, until it expires.
         ownership: Ownership = Ownership::Open;
-        /// Peers in all; past it a new one is refused as "Registry full".
+        /// Bootstrap peers in all; past it a new one is refused as "Registry full".
         max: usize = 1_000_000, AtLeast(1);
         /// Bytes of memory that the records of all peers may take, by estimate; past it a registration is refused as "Registry full".
         max_bytes: u64 = 1024 * MIB as u64, AtLeast(1);
-        /// Origins whose web pages may ask the bootstrap paths; "*" = any, none = no page.
+        /// Origins whose web pages may ask the bootstrap paths; "*" = any, none = no page. The directory answers any origin.
         cors_origins: Vec<String> = vec!["*".to_owned()], Rule::That(ORIGINS, are_origins);
     }
 }
@@ -247,7 +249,7 @@ section! {
 section! {
     /// TURN servers and their sessions.
     turn: TurnRules {
-        /// Time after which a TURN session ends.
+        /// Time after which a TURN session ends; at least "1s".
         session_ttl: Duration = 30 * MINUTE, AtLeast(SECOND);
         /// TURN sessions in all; past it there is no capacity.
         max_sessions: usize = 1_000_000, AtLeast(1);
@@ -259,7 +261,7 @@ section! {
     directory: DirectoryRules {
         /// Time after which a server that was not heard is stale.
         ttl: Duration = 5 * MINUTE, AtLeast(MILLISECOND);
-        /// Secret that whoever writes must bear as Authorization: Bearer; empty = none.
+        /// Secret that whoever writes to the directory must bear as Authorization: Bearer; empty = none.
         secret: String = String::new();
         /// "open": anyone may overwrite or remove an entry; "strict": only who has its ownerToken, until it is stale. Without effect where there is a secret.
         ownership: Ownership = Ownership::Open;
@@ -281,9 +283,9 @@ section! {
         probe: Duration = 10 * SECOND, AtLeast(MILLISECOND);
         /// Phones of one server-id; past it a phone is closed with 4429.
         max_phones: usize = 16, AtLeast(1);
-        /// Bytes of one message of a binary or a phone; a larger one closes the socket with 1009.
+        /// Bytes of one message of a binary, its envelope included, or of a phone; a larger one closes the socket with 1009.
         max_message_bytes: usize = 256 * KIB, AtLeast(KIB);
-        /// Bytes that may wait to be sent to one phone; past it the phone is closed with 1011.
+        /// Bytes that may wait to be sent to one phone; past it the phone is closed with 1011; at least max_message_bytes.
         phone_queue_bytes: usize = 4 * MIB, AtLeast(KIB);
         /// Whether the phones are closed with 4404 when their binary comes back, instead of staying.
         evict_on_reclaim: bool = false;
@@ -293,7 +295,7 @@ section! {
 section! {
     /// The removal of what has ended.
     sweep: Sweep {
-        /// Leases removed in one atomic batch; between two batches waiting requests are served.
+        /// Leases removed in one atomic batch; smaller = shorter waits beside a sweep, and a longer sweep.
         max_batch: usize = 64, AtLeast(1);
         /// Longest time between two sweeps; a nearer expiry is swept when it comes.
         interval: Duration = 15 * MINUTE, AtLeast(MILLISECOND);

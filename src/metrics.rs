@@ -22,10 +22,15 @@ macro_rules! label_values {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum $name { $($variant,)+ }
 
+        impl $name {
+            pub fn text(self) -> &'static str {
+                match self { $($name::$variant => $text,)+ }
+            }
+        }
+
         impl EncodeLabelValue for $name {
             fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
-                let text = match self { $($name::$variant => $text,)+ };
-                EncodeLabelValue::encode(&text, encoder)
+                EncodeLabelValue::encode(&self.text(), encoder)
             }
         }
     )* };
@@ -55,6 +60,13 @@ label_values! {
         Rate = "rate",
         BadHeader = "bad_header",
         BadUpgrade = "bad_upgrade",
+    }
+    /// What clients speak; bootstrap with TURN.
+    Dialect {
+        Signalling = "signalling",
+        Link = "link",
+        Bootstrap = "bootstrap",
+        Directory = "directory",
     }
     /// Where a frame of link goes.
     Direction {
@@ -109,6 +121,7 @@ labels! {
     RefusalLabel { reason: Refusal }
     EndingLabel { reason: Ending }
     UndeliveredLabel { outcome: Undelivered }
+    DialectLabel { dialect: Dialect }
     DirectionLabel { direction: Direction }
     DroppedLabel { what: Dropped }
     /// The kind of a lease, by its name.
@@ -161,12 +174,18 @@ macro_rules! metrics {
 }
 
 metrics! {
+    /// 1 while writes are taken, else 0.
+    ready: Gauge = Gauge::default(), "ready";
     /// Sockets that are open now.
     connections: Gauge = Gauge::default(), "connections";
+    /// Sockets that there may be at most.
+    connections_limit: Gauge = Gauge::default(), "connections_limit";
     /// Connections refused before their upgrade.
     refused: Family<RefusalLabel, Counter> = Family::default(), "connections_refused";
     /// Sockets that ended, by how.
     ended: Family<EndingLabel, Counter> = Family::default(), "connections_ended";
+    /// Messages, frames of link and HTTP requests handled, by dialect.
+    handled: Family<DialectLabel, Counter> = Family::default(), "handled";
     /// Messages handled, by type; what has no type of ours is "invalid".
     messages: Family<MessageLabel, Counter> = Family::default(), "messages";
     /// Errors answered, by code.
@@ -231,6 +250,10 @@ metrics! {
     drains: Counter = Counter::default(), "engine_drains";
     /// Time the writer thread spent working rather than waiting.
     writer_busy: Seconds = Seconds::default(), "engine_writer_busy", Unit::Seconds;
+    /// Bytes that the store takes on the disk.
+    store_size: Gauge = Gauge::default(), "store_size", Unit::Bytes;
+    /// Bytes that are free where the store is.
+    disk_free: Gauge = Gauge::default(), "disk_free", Unit::Bytes;
     /// Rows written to or removed from the store.
     rows: Counter = Counter::default(), "store_rows";
     /// Time to apply one transaction.

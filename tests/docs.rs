@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use waypost::config::Settings;
+use waypost::config::{RELOADED, Settings};
 use waypost::metrics::{
-    Direction, DirectionLabel, Dropped, DroppedLabel, Ending, EndingLabel, Endpoint, ErrorLabel,
-    MessageLabel, Metrics, Refusal, RefusalLabel, Undelivered, UndeliveredLabel, Upgrade, UpgradeLabel,
+    Dialect, DialectLabel, Direction, DirectionLabel, Dropped, DroppedLabel, Ending, EndingLabel, Endpoint,
+    ErrorLabel, MessageLabel, Metrics, Refusal, RefusalLabel, Undelivered, UndeliveredLabel, Upgrade,
+    UpgradeLabel,
 };
 
 const OPERATIONS: &str = include_str!("../docs/operations.md");
@@ -16,20 +17,45 @@ const SECURITY: &str = include_str!("../docs/security.md");
 const PROTOCOL: &str = include_str!("../docs/protocol.md");
 const METRICS: &str = include_str!("../src/metrics.rs");
 
-/// `section.key` and default of every setting, as `waypost config print` has them.
-fn settings() -> BTreeSet<(String, String)> {
-    let mut section = String::new();
-    let mut found = BTreeSet::new();
+/// Set to write what is generated into the page, instead of comparing it.
+const UPDATE: &str = "UPDATE_DOCS";
+
+/// Name, default and comment of every setting, as `waypost config print` has them.
+fn settings() -> Vec<[String; 3]> {
+    let (mut section, mut comment) = (String::new(), String::new());
+    let mut found = Vec::new();
     for line in Settings::default().to_toml_with_comments().lines() {
-        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            section = name.to_owned();
-        } else if let Some((key, default)) = line.split_once(" = ")
-            && !line.starts_with('#')
-        {
-            found.insert((format!("{section}.{key}"), default.to_owned()));
+        if let Some(text) = line.strip_prefix('#') {
+            comment.push_str(text);
+        } else if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            (section, comment) = (name.to_owned(), String::new());
+        } else if let Some((key, default)) = line.split_once(" = ") {
+            let comment = std::mem::take(&mut comment).trim().to_owned();
+            found.push([format!("{section}.{key}"), default.to_owned(), comment]);
         }
     }
     found
+}
+
+/// The rows of the settings' table.
+fn settings_table() -> String {
+    let settings = settings();
+    let is_name = |word: &&str, section: &str| {
+        let full = if word.contains('.') { (*word).to_owned() } else { format!("{section}.{word}") };
+        word.contains(['.', '_']) && settings.iter().any(|[name, ..]| *name == full)
+    };
+    let row = |[name, default, comment]: &[String; 3]| {
+        let section = name.split('.').next().unwrap();
+        let quoted = |word: &str| {
+            let bare = word.trim_end_matches(['.', ';', ',']);
+            let name = Some(bare).filter(|bare| is_name(bare, section));
+            name.map_or(word.to_owned(), |name| format!("`{name}`{}", &word[bare.len()..]))
+        };
+        let effect = comment.trim_end_matches('.').split(' ').map(quoted).collect::<Vec<_>>().join(" ");
+        let mark = if RELOADED.contains(&name.as_str()) { " ↻" } else { "" };
+        format!("| `{name}` | `{default}` | {}{mark} |\n", effect.replace('|', "\\|"))
+    };
+    settings.iter().map(row).collect()
 }
 
 /// The first two cells of each row of the tables under a heading, without their backticks.
@@ -42,10 +68,19 @@ fn rows(page: &str, heading: &str) -> BTreeSet<(String, String)> {
 }
 
 #[test]
-fn the_settings_table_has_every_setting_with_its_default_and_nothing_else() {
-    let settings = settings();
-    assert!(settings.contains(&("sweep.max_batch".to_owned(), "64".to_owned())));
-    assert_eq!(rows(OPERATIONS, "Settings"), settings);
+fn the_settings_table_is_what_the_code_says_of_every_setting() {
+    const HEAD: &str = "| setting | default | effect |\n|---|---|---|\n";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md");
+    let page = fs::read_to_string(&path).unwrap();
+    let (before, rest) = page.split_once(HEAD).expect("the table is there");
+    let end = rest.find("\n\n").expect("it ends with an empty line") + 1;
+    let table = settings_table();
+    assert!(table.contains("| `sweep.max_batch` | `64` | Leases removed in one"), "{table}");
+    if std::env::var_os(UPDATE).is_some() {
+        fs::write(&path, [before, HEAD, &table, &rest[end..]].concat()).unwrap();
+    } else {
+        assert_eq!(&rest[..end], table, "set {UPDATE} to write it");
+    }
 }
 
 /// Every metric's name and type as it is scraped, with a value wherever there are labels.
@@ -53,6 +88,7 @@ fn metrics() -> BTreeSet<(String, String)> {
     let metrics = Metrics::default();
     metrics.refused.get_or_create(&RefusalLabel { reason: Refusal::Total }).inc();
     metrics.ended.get_or_create(&EndingLabel { reason: Ending::Closed }).inc();
+    metrics.handled.get_or_create(&DialectLabel { dialect: Dialect::Link }).inc();
     metrics.messages.get_or_create(&MessageLabel { r#type: "ping" }).inc();
     metrics.errors.get_or_create(&ErrorLabel { code: "invalid_json" }).inc();
     metrics.undelivered.get_or_create(&UndeliveredLabel { outcome: Undelivered::Full }).inc();
@@ -84,6 +120,23 @@ fn the_metrics_table_has_every_metric_with_its_type_and_nothing_else() {
     let declared = declared.filter(|line| !line.is_empty() && !line.trim().starts_with("///")).count();
     assert_eq!(metrics.len(), declared, "a metric with labels needs a value in this test");
     assert_eq!(rows(OPERATIONS, "Metrics"), metrics);
+}
+
+/// The names of metrics in a text.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    let is_name = |char: char| char.is_ascii_alphanumeric() || char == '_';
+    let words = text.split(|char| !is_name(char)).filter(|word| word.starts_with("waypost_"));
+    words.map(|word| word.trim_end_matches("_bucket").to_owned()).collect()
+}
+
+#[test]
+fn dashboard_and_alerts_name_no_metric_that_there_is_not() {
+    let known: BTreeSet<String> = metrics().into_iter().map(|(name, _)| name).collect();
+    let alerts = metrics_in(include_str!("../packaging/prometheus/alerts.yml"));
+    let dashboard = metrics_in(include_str!("../packaging/grafana/waypost.json"));
+    assert!(alerts.len() > 9 && dashboard.len() > 40, "{alerts:?} {dashboard:?}");
+    let named: BTreeSet<String> = &alerts | &dashboard;
+    assert!(named.is_subset(&known), "no such metrics: {:?}", &named - &known);
 }
 
 /// The string literals that may be the code of a refusal: those in the first argument of `Refusal::of` and

@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// The layers; each may import only the ones before it, and itself.
 const LAYERS: [&[&str]; 8] = [
-    &["id", "clock", "limits", "metrics"],
+    &["id", "clock", "limits", "metrics", "logging"],
     &["wire"],
     &["store"],
     &["registry"],

@@ -33,6 +33,7 @@ use steps::{Step, step};
 use waypost::clock::Clock;
 use waypost::engine::{Engine, Options};
 use waypost::limits::Limits;
+use waypost::logging::Blur;
 use waypost::metrics::Metrics;
 use waypost::store::Faults;
 use waypost::wire::signalling::{GetRelays, Point, Register, RegisterRendezvous, ServerMessage, UpdateLoad};
@@ -68,6 +69,7 @@ fn start(folder: &Path, clock: &Clock, faults: &Faults, metrics: &Arc<Metrics>) 
         rng: rand::rngs::StdRng::seed_from_u64(7),
         faults: faults.clone(),
         server_id: "ed25519:test".into(),
+        blur: Blur::new(false),
     };
     Engine::start(options).unwrap()
 }

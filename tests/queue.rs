@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 use waypost::clock::Clock;
 use waypost::engine::{Engine, Options};
 use waypost::limits::{ENGINE_QUEUE, Limits};
+use waypost::logging::Blur;
 use waypost::metrics::Metrics;
 use waypost::store::Faults;
 use waypost::wire::signalling::{GetRelays, RegisterRendezvous, ServerMessage};
@@ -24,6 +25,7 @@ async fn a_crowd_that_comes_and_leaves_at_once_costs_nobody_an_answer() {
         rng: StdRng::seed_from_u64(7),
         faults: Faults::default(),
         server_id: "test".to_owned(),
+        blur: Blur::new(false),
     })
     .unwrap();
     let join = || engine.join(IpAddr::from(Ipv4Addr::LOCALHOST));

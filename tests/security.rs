@@ -27,13 +27,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use waypost::limits::Ownership;
 
-const ADMIN_PATHS: [(&str, &str); 9] = [
+const ADMIN_PATHS: [(&str, &str); 11] = [
     ("GET", "/metrics"),
     ("GET", "/admin/api/status"),
     ("GET", "/admin/api/leases"),
     ("GET", "/admin/api/leases/relay/alice"),
     ("GET", "/admin/api/claims"),
     ("GET", "/admin/api/connections"),
+    ("GET", "/admin/api/log-level"),
+    ("PUT", "/admin/api/log-level"),
     ("POST", "/admin/api/sweep"),
     ("OPTIONS", "/admin/api/sweep"),
     ("GET", "/nothing"),

@@ -63,6 +63,13 @@ pub enum Command {
         #[command(flatten)]
         options: Options,
     },
+    /// Tell the log's level, or set it until the daemon ends.
+    LogLevel {
+        /// As log.level: debug, or "info,waypost::store=debug".
+        level: Option<String>,
+        #[command(flatten)]
+        options: Options,
+    },
     /// List the open sockets.
     Connections {
         #[command(flatten)]
@@ -168,6 +175,13 @@ impl Command {
             Command::Connections { .. } => {
                 shown(options, &client.connections().await.map_err(at(url))?, tables::connections)
             }
+            Command::LogLevel { level, .. } => {
+                let answer = match level {
+                    Some(level) => client.set_log_level(level).await,
+                    None => client.log_level().await,
+                };
+                shown(options, &answer.map_err(at(url))?, |answer| format!("{}\n", answer.level))
+            }
             Command::Close { socket, .. } => {
                 let done = client.close(*socket).await.map_err(at(url))?;
                 shown(options, &done, |_| format!("closed socket {socket}\n"))
@@ -208,6 +222,7 @@ impl Command {
             | Command::Healthcheck { options }
             | Command::Leases { options, .. }
             | Command::Claims { options, .. }
+            | Command::LogLevel { options, .. }
             | Command::Sweep { options }
             | Command::Connections { options } => options,
         }

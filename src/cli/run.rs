@@ -6,24 +6,22 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
+use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use super::{Exit, service};
 use crate::config::{Log, LogFormat, Settings, Sources};
 use crate::daemon::{Daemon, Reason, Surroundings};
 use crate::limits::HTTP_CONNECTIONS;
+use crate::logging::LogLevel;
 
 /// Descriptors beside the sockets': listeners, HTTP connections, the store.
 const SPARE_DESCRIPTORS: usize = HTTP_CONNECTIONS + 1024;
 
-/// What of the log may change.
-type Level = tracing_subscriber::reload::Handle<EnvFilter, Registry>;
-
 /// Runs the daemon until a signal or until a part of it ends; `sources` are read again at each SIGHUP.
 pub(super) fn run(settings: Settings, sources: &Sources) -> ExitCode {
-    let level = log_to_stderr(&settings.log);
+    let log_level = log_to_stderr(&settings.log);
     // Before there are threads, which may not look at the environment meanwhile.
     let inherited = match service::inherited() {
         Ok(inherited) => inherited,
@@ -40,11 +38,11 @@ pub(super) fn run(settings: Settings, sources: &Sources) -> ExitCode {
             return Exit::Failure.into();
         }
     };
-    let surroundings = Surroundings { inherited, ..Surroundings::default() };
+    let surroundings = Surroundings { inherited, log_level: log_level.clone(), ..Surroundings::default() };
     let exit = runtime.block_on(async {
         // Before the start, so that a signal in the midst of it ends in an orderly shutdown too.
         match Signals::listen() {
-            Ok(signals) => serve(settings, surroundings, sources, &level, signals).await,
+            Ok(signals) => serve(settings, surroundings, sources, &log_level, signals).await,
             Err(error) => {
                 error!(%error, "cannot listen for signals");
                 Exit::Failure.into()
@@ -60,7 +58,7 @@ async fn serve(
     settings: Settings,
     surroundings: Surroundings,
     sources: &Sources,
-    level: &Level,
+    log_level: &LogLevel,
     mut signals: Signals,
 ) -> ExitCode {
     let mut daemon = match Daemon::bind_in(settings, surroundings).await {
@@ -84,7 +82,7 @@ async fn serve(
                 }
                 Asked::Reload => {
                     service::reloading();
-                    reload(&mut daemon, sources, level);
+                    reload(&mut daemon, sources, log_level);
                     service::ready(&addresses);
                 }
             },
@@ -107,7 +105,7 @@ async fn serve(
 }
 
 /// Reads settings and certificate again; all of it takes effect, or nothing.
-fn reload(daemon: &mut Daemon, sources: &Sources, level: &Level) {
+fn reload(daemon: &mut Daemon, sources: &Sources, log_level: &LogLevel) {
     let reloaded = Settings::load(sources)
         .map_err(|error| error.to_string().replace('\n', "; "))
         .and_then(|read| daemon.reload(read).map_err(|error| error.to_string()));
@@ -116,7 +114,7 @@ fn reload(daemon: &mut Daemon, sources: &Sources, level: &Level) {
         Err(error) => return error!("nothing has been reloaded: {error}"),
     };
     if changes.applied.iter().any(|name| name == "log.level")
-        && let Err(error) = level.reload(EnvFilter::new(&daemon.settings().log.level))
+        && let Err(error) = log_level.set(&daemon.settings().log.level)
     {
         error!(%error, "the log's level cannot be set");
     }
@@ -177,8 +175,8 @@ fn raise_descriptor_limit(settings: &Settings) {
     }
 }
 
-fn log_to_stderr(log: &Log) -> Level {
-    let (filter, level) = tracing_subscriber::reload::Layer::new(EnvFilter::new(&log.level));
+fn log_to_stderr(log: &Log) -> LogLevel {
+    let (filter, level) = LogLevel::new(&log.level);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());

@@ -11,7 +11,7 @@ use url::Url;
 use super::ClientError;
 use super::http::{KEEP_IDLE, unread};
 use crate::wire::admin::{
-    AdminError, Checked, ClaimPage, Connections, Done, Lease, LeasePage, Status, Swept,
+    AdminError, Checked, ClaimPage, Connections, Done, Lease, LeasePage, LogLevel, Status, Swept,
 };
 
 /// What stands before the path of a Unix socket in place of an address.
@@ -148,6 +148,17 @@ impl AdminClient {
     /// The open sockets.
     pub async fn connections(&self) -> Result<Connections, ClientError> {
         self.json(self.request(Method::GET, "/admin/api/connections")).await
+    }
+
+    /// The log's level that is in force.
+    pub async fn log_level(&self) -> Result<LogLevel, ClientError> {
+        self.json(self.request(Method::GET, "/admin/api/log-level")).await
+    }
+
+    /// Sets the log's level, until the daemon ends.
+    pub async fn set_log_level(&self, level: &str) -> Result<LogLevel, ClientError> {
+        let level = LogLevel { level: level.to_owned() };
+        self.json(self.request(Method::PUT, "/admin/api/log-level").json(&level)).await
     }
 
     /// The metrics in OpenMetrics' text format.

@@ -12,10 +12,12 @@ use crate::clock::Millis;
 use crate::id::{Kind, PeerId};
 use crate::live::link::Role;
 use crate::live::outbox::Outbox;
+use crate::metrics::{Dialect, DialectLabel};
 use crate::registry::Registries;
 use crate::store::{LeaseKey, Report, Row, SCHEMA};
 use crate::wire::admin::{
-    Connection, ConnectionCounts, EngineStatus, Lease, LeasePage, Leases, LiveCounts, Status, StoreStatus,
+    Connection, ConnectionCounts, EngineStatus, Handled, Lease, LeasePage, Leases, LiveCounts, Status,
+    StoreStatus,
 };
 
 /// Which leases to list.
@@ -81,6 +83,7 @@ impl Engine {
             let label = crate::metrics::KindLabel { kind: kind.name() };
             metrics.swept.get_or_create(&label).get()
         });
+        let handled = |dialect| metrics.handled.get_or_create(&DialectLabel { dialect }).get();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
             server_id: shared.server_id.clone(),
@@ -113,12 +116,26 @@ impl Engine {
                 unsent_bytes: shared.budget.used(),
             },
             live,
+            handled: Handled {
+                signalling: handled(Dialect::Signalling),
+                link: handled(Dialect::Link),
+                bootstrap: handled(Dialect::Bootstrap),
+                directory: handled(Dialect::Directory),
+            },
         })
     }
 
     /// Brings the gauges up to date that nobody counts as it happens.
-    pub fn measure(&self) {
-        self.0.metrics.queue.set(self.0.waiting.load(Ordering::Relaxed) as i64);
+    pub async fn measure(&self) {
+        let metrics = &self.0.metrics;
+        metrics.ready.set(i64::from(self.is_ready()));
+        metrics.queue.set(self.0.waiting.load(Ordering::Relaxed) as i64);
+        // A store that is closed keeps the figures that it had.
+        let measured = self.read_store(|store| Ok((store.size_on_disk(), store.free_on_disk()?))).await;
+        if let Ok((size, free)) = measured {
+            metrics.store_size.set(size as i64);
+            metrics.disk_free.set(free as i64);
+        }
     }
 
     /// Checks the store, and that folding its rows gives what memory has. The writer waits meanwhile.
@@ -193,7 +210,7 @@ impl Shared {
         let store = self.store.read().unwrap_or_else(PoisonError::into_inner);
         let store = store.as_ref().ok_or(Unavailable::Storage)?;
         let checked = store.check().and_then(|report| {
-            let (mut folded, _) = fold(store, self.boot, &self.limits)?;
+            let (mut folded, _) = fold(store, self.boot, &self.limits, &self.blur, now)?;
             Ok(Checked { report, memory_agrees: folded.same_as(memory, now) })
         });
         checked.map_err(|error| {

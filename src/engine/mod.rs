@@ -15,10 +15,12 @@ mod link;
 mod loads;
 mod pairing;
 mod pending;
+mod promise;
 mod shown;
 mod signalling;
 mod sweeper;
 mod turn;
+mod watched;
 mod writer;
 
 use std::net::IpAddr;
@@ -39,10 +41,10 @@ use crate::live::hub::Hub;
 use crate::live::link::Links;
 use crate::live::outbox::{Budget, Ceiling, Close, Outbox};
 use crate::live::pairing::Pairing;
+use crate::logging::Blur;
 use crate::metrics::Metrics;
 use crate::registry::Boot;
 use crate::store::{Changes, Faults, OpenError, Pins, Store, StoreError};
-use crate::wire::Refusal;
 use turn::{Core, Effect, Taken, Turn};
 
 pub use crate::registry::peers::{Claimant, Filter, Listed};
@@ -50,38 +52,7 @@ pub use bootstrap::{ListedTurn, PeerPage, PeerStretch};
 pub use directory::Proof;
 pub use inspect::{Checked, LeaseQuery};
 pub use link::{ClaimQuery, Held};
-
-/// What an answer promises. docs/storage.md lists who has which.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Promise {
-    /// Nothing is written, or nobody waits for what is.
-    None,
-    /// Written before the answer; on the disk within 500 ms.
-    Applied,
-    /// On the disk before the answer.
-    Flushed,
-}
-
-/// Why the engine did not do what was asked. Nothing of it was promised; what a failed flush leaves on the disk may stay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unavailable {
-    #[error("too many requests are waiting")]
-    Overloaded,
-    #[error("the storage is unavailable")]
-    Storage,
-    #[error("the engine has stopped")]
-    Stopped,
-}
-
-impl From<Unavailable> for Refusal {
-    fn from(why: Unavailable) -> Refusal {
-        match why {
-            Unavailable::Overloaded => Refusal::OVERLOADED,
-            Unavailable::Storage => Refusal::STORAGE_UNAVAILABLE,
-            Unavailable::Stopped => Refusal::SHUTTING_DOWN,
-        }
-    }
-}
+pub use promise::{Promise, Unavailable};
 
 /// What the engine is started with.
 pub struct Options {
@@ -95,6 +66,8 @@ pub struct Options {
     pub faults: Faults,
     /// What this server calls itself to clients.
     pub server_id: String,
+    /// How the log names leases.
+    pub blur: Blur,
 }
 
 /// The handle that sessions and routes hold. Cheap to clone.
@@ -119,12 +92,14 @@ struct Shared {
     /// Until then, in running time, nothing is removed: the clock may be wrong.
     spared_until: Duration,
     server_id: String,
+    blur: Blur,
     budget: Arc<Budget>,
     /// Whether [`Engine::relieve`] has asked and was not heard yet.
     relieving: AtomicBool,
     sockets: AtomicU64,
     undecodable: AtomicUsize,
-    sweeper: SweeperSignals,
+    sweeper: sweeper::Signals,
+    watched: watched::Watched,
     /// When something that is live ends by itself, in running time.
     next_ring: watch::Sender<Option<Duration>>,
     /// Loads of relays have changed.
@@ -147,15 +122,6 @@ impl Drop for Ended {
         self.0.ready.store(false, Ordering::Relaxed);
         self.0.ended.send_replace(true);
     }
-}
-
-#[derive(Default)]
-struct SweeperSignals {
-    /// What ended with its holder before this boot has been looked at.
-    held_done: AtomicBool,
-    /// When the sweeper means to wake up next.
-    wakes_at: AtomicU64,
-    wake: Notify,
 }
 
 type Answer = Box<dyn FnOnce(Result<(), Unavailable>) + Send>;
@@ -213,14 +179,15 @@ impl Shared {
 impl Engine {
     /// Opens the store, folds it, and starts the threads and the sweeper. Needs a tokio runtime.
     pub fn start(options: Options) -> Result<Engine, OpenError> {
-        let Options { store: path, limits, clock, metrics, rng, faults, server_id } = options;
+        let Options { store: path, limits, clock, metrics, rng, faults, server_id, blur } = options;
         let store = Store::open(&path, faults.clone())?;
         let grace = limits.relays.restart_grace.as_millis() as Millis;
         let damaged =
             |error: StoreError| OpenError::Damaged { path: path.clone(), reason: error.to_string() };
         let live_since = store.live_since().map_err(damaged)?;
         let mut boot = Boot { number: store.boot(), live_since, grace_end: Millis::MAX };
-        let (mut registries, folded) = writer::fold(&store, boot, &limits).map_err(damaged)?;
+        let (mut registries, folded) =
+            writer::fold(&store, boot, &limits, &blur, clock.now()).map_err(damaged)?;
         let spared_until = sweeper::spare(&clock, folded.newest, limits.relays.restart_grace);
         // The graces begin when somebody could come back.
         boot.grace_end = clock.now() + grace;
@@ -261,11 +228,13 @@ impl Engine {
             boot,
             spared_until,
             server_id,
+            blur,
             budget,
             relieving: AtomicBool::new(false),
             sockets: AtomicU64::new(0),
             undecodable: AtomicUsize::new(undecodable),
-            sweeper: SweeperSignals::default(),
+            sweeper: sweeper::Signals::default(),
+            watched: watched::Watched::default(),
             next_ring: watch::Sender::new(None),
             loads: Notify::new(),
             tasks: Mutex::default(),

@@ -14,9 +14,10 @@ use super::flusher::{Flusher, Progress};
 use super::pending::{Batch, Open, Pending};
 use super::turn::{Core, Taken, Turn};
 use super::{Command, Ended, Job, Promise, Shared, Unavailable, link};
-use crate::clock::JumpWatch;
+use crate::clock::{JumpWatch, Millis};
 use crate::id::Kind;
 use crate::limits::{COMMIT_AT, ENGINE_DRAIN, Limits};
+use crate::logging::Blur;
 use crate::registry::{Boot, Registries};
 use crate::store::{Changes, Faults, Folded, Pins, Store, StoreError};
 
@@ -24,12 +25,20 @@ use crate::store::{Changes, Faults, Folded, Pins, Store, StoreError};
 const REOPEN_EVERY: Duration = Duration::from_secs(1);
 
 /// Folds the rows back into registries.
-pub(super) fn fold(store: &Store, boot: Boot, limits: &Limits) -> Result<(Registries, Folded), StoreError> {
+pub(super) fn fold(
+    store: &Store,
+    boot: Boot,
+    limits: &Limits,
+    blur: &Blur,
+    now: Millis,
+) -> Result<(Registries, Folded), StoreError> {
     let mut registries = Registries::new(boot, limits);
     let folded = store.fold(|row| registries.load(row))?;
     // A number that was given is never given again, whether or not its row decodes.
     registries.rendezvous.continue_after(folded.last_sequence);
     for (key, reason) in &folded.undecodable {
+        let (kind, id) = key.split_once('/').unwrap_or(("", key));
+        let key = format!("{kind}/{}", blur.id(id, now));
         tracing::error!(%key, %reason, "a row does not decode: it is left alone");
     }
     Ok((registries, folded))
@@ -341,7 +350,8 @@ impl Writer {
     fn try_reopen(&mut self) -> Result<Store, Box<dyn std::error::Error>> {
         let boot = self.shared.boot;
         let store = Store::reopen(&self.path, self.faults.clone(), boot.number)?;
-        let (mut registries, folded) = fold(&store, boot, &self.shared.limits)?;
+        let Shared { limits, blur, clock, .. } = &*self.shared;
+        let (mut registries, folded) = fold(&store, boot, limits, blur, clock.now())?;
         let undecodable = folded.undecodable.len();
         let mut core = lock(&self.core);
         let mut changes = self.reconcile(&core, &mut registries);

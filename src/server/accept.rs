@@ -18,6 +18,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::time::timeout;
 use tokio_util::either::Either;
 
+use super::abuse::Event;
 use super::answering::{Answering, Stream};
 use super::drain::Token;
 use super::gate::{Gate, Permit, is_trusted};
@@ -78,14 +79,14 @@ impl Entrance {
     fn take(self: &Arc<Entrance>, stream: Plain, peer: IpAddr, token: &Token) {
         let trusted = is_trusted(peer, &self.app.changing.load().trusted_proxies);
         if self.before.proxy_header && !trusted {
-            return self.refused(Refusal::BadProxyHeader);
+            return self.refused(Refusal::BadProxyHeader, peer);
         }
         match self.admit(peer, trusted) {
             Ok(permit) => {
                 let (entrance, token) = (self.clone(), token.clone());
                 tokio::spawn(async move { entrance.run(stream, peer, permit, token).await });
             }
-            Err(reason) => self.refused(reason),
+            Err(reason) => self.refused(reason, peer),
         }
     }
 
@@ -93,8 +94,9 @@ impl Entrance {
         (!trusted).then(|| self.pending.admit(peer)).transpose()
     }
 
-    fn refused(&self, reason: Refusal) {
+    fn refused(&self, reason: Refusal, peer: IpAddr) {
         self.app.metrics.refused.get_or_create(&RefusalLabel { reason }).inc();
+        self.app.abuse.note(Event::Connection(reason), peer);
     }
 
     async fn run(&self, stream: Plain, peer: IpAddr, permit: Option<Permit>, mut token: Token) {
@@ -112,7 +114,7 @@ impl Entrance {
                 serve(stream, peer, self.routes.clone(), &self.app, token).await;
                 drop(permit);
             }
-            Err(reason) => self.refused(reason),
+            Err(reason) => self.refused(reason, peer),
         }
     }
 

@@ -3,6 +3,7 @@
 //! Owns what routes and sessions share, what of it a reload exchanges, and the order of ending. Must not know sled or the
 //! registries: whatever it needs it asks the engine.
 
+mod abuse;
 mod accept;
 mod admin;
 mod answering;
@@ -29,6 +30,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -36,7 +38,8 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use crate::clock::Clock;
 use crate::engine::Engine;
 use crate::limits::{ConnectionLimits, Limits};
-use crate::metrics::Metrics;
+use crate::logging::LogLevel;
+use crate::metrics::{Dialect, DialectLabel, Metrics};
 use crate::wire::signalling::{ServerMessage, encode};
 use accept::{Before, accept};
 use drain::Drain;
@@ -47,6 +50,7 @@ use listen::{Address, Inherited, Listener};
 use secrets::{AdminToken, ServerKey};
 use tls::Identity;
 
+pub use abuse::AbuseLog;
 // What is read of a request before anything else is done with it, for `fuzz/` too.
 pub use gate::{client_address, network_of};
 pub use http::Bearer;
@@ -59,6 +63,8 @@ pub use proxy::client as proxied_client;
 pub struct Options {
     pub listen: Address,
     pub admin_listen: Address,
+    /// Whether the admin listener shows addresses of clients as networks alone.
+    pub blur_addresses: bool,
     pub inherited: Inherited,
     /// Whether trusted proxies send a PROXY header, and nobody else connects.
     pub proxy_header: bool,
@@ -72,6 +78,8 @@ pub struct Options {
     pub server_key: ServerKey,
     pub admin_token: AdminToken,
     pub engine: Engine,
+    pub log_level: LogLevel,
+    pub abuse: AbuseLog,
 }
 
 /// What a reload exchanges.
@@ -100,6 +108,11 @@ struct App {
     link_limiter: RequestLimiter,
     later: Spread,
     admin_token: AdminToken,
+    log_level: LogLevel,
+    abuse: AbuseLog,
+    blur_addresses: bool,
+    /// Messages of signalling handled.
+    handled: Counter,
     /// An operator wants the daemon to end.
     drain_asked: Arc<Notify>,
     /// The first message on every socket.
@@ -161,6 +174,8 @@ impl Server {
         let connections = &options.changing.connections;
         let [request_limiter, upgrade_limiter, link_limiter] =
             [(); 3].map(|()| RequestLimiter::new(options.clock.clone()));
+        let label = DialectLabel { dialect: Dialect::Signalling };
+        let handled = options.metrics.handled.get_or_create(&label).clone();
         let drain_asked = Arc::new(Notify::new());
         let app = Arc::new(App {
             gate: Gate::new(connections.max_connections, connections.max_connections_per_address),
@@ -176,6 +191,10 @@ impl Server {
             server_id,
             server_key: options.server_key,
             admin_token: options.admin_token,
+            log_level: options.log_level,
+            abuse: options.abuse,
+            blur_addresses: options.blur_addresses,
+            handled,
             drain_asked: drain_asked.clone(),
             server_info: encode(&info).into(),
         });
@@ -187,10 +206,11 @@ impl Server {
             tokio::spawn(accept(
                 admin_listener,
                 Before::default(),
-                admin::routes(app.clone()),
+                admin::routes(app.clone(), drain.token()),
                 app.clone(),
                 drain.token(),
             )),
+            tokio::spawn(abuse::sum_up_each_minute(app.clone(), drain.token())),
         ];
         Ok(Server { public, admin, app, accepting, drain_asked, drain })
     }
@@ -203,7 +223,7 @@ impl Server {
         self.app.limit_rates();
     }
 
-    /// Until a listener has ended by itself.
+    /// Until a task of its own has ended by itself.
     pub async fn ended(&mut self) {
         let ended = futures_util::future::select_all(&mut self.accepting);
         if let (Err(error), ..) = ended.await {

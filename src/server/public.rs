@@ -3,6 +3,7 @@
 //! Owns the order of the gates before an upgrade, and what stands at `/` and `/health`. Must not know what is spoken on
 //! a socket, nor any single route of a dialect.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Json;
@@ -17,6 +18,7 @@ use tower_http::trace::{DefaultOnFailure, TraceLayer};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::abuse::Event;
 use super::drain::Token;
 use super::gate::{client_address, network_of};
 use super::http::layers::{self, Numbering, REQUEST_ID};
@@ -133,13 +135,13 @@ async fn open_socket(app: Arc<App>, token: Token, request: Request) -> Response 
     };
     let address = client_address(peer, request.headers(), &app.changing.load().trusted_proxies);
     if let Err(seconds) = app.upgrade_limiter.check(network_of(address)) {
-        return refuse(&app, Refusal::Rate, seconds);
+        return refuse(&app, address, Refusal::Rate, seconds);
     }
     let permit = match app.gate.admit(address) {
-        Ok(_) if token.is_stopped() => return refuse(&app, Refusal::Total, 5),
+        Ok(_) if token.is_stopped() => return refuse(&app, address, Refusal::Total, 5),
         Ok(permit) => permit,
-        Err(reason @ Refusal::Address) => return refuse(&app, reason, 10),
-        Err(reason) => return refuse(&app, reason, 5),
+        Err(reason @ Refusal::Address) => return refuse(&app, address, reason, 10),
+        Err(reason) => return refuse(&app, address, reason, 5),
     };
     let largest = app.limits.connections.max_message_bytes;
     let session_app = app.clone();
@@ -148,13 +150,15 @@ async fn open_socket(app: Arc<App>, token: Token, request: Request) -> Response 
     });
     opened.unwrap_or_else(|error| {
         app.metrics.refused.get_or_create(&RefusalLabel { reason: Refusal::BadUpgrade }).inc();
+        app.abuse.note(Event::Upgrade(Refusal::BadUpgrade), address);
         (StatusCode::BAD_REQUEST, Json(ErrorBody { error, ..ErrorBody::default() })).into_response()
     })
 }
 
 /// No upgrade, and after how many seconds to try again at the earliest.
-fn refuse(app: &App, reason: Refusal, seconds: u64) -> Response {
+fn refuse(app: &App, address: IpAddr, reason: Refusal, seconds: u64) -> Response {
     app.metrics.refused.get_or_create(&RefusalLabel { reason }).inc();
+    app.abuse.note(Event::Upgrade(reason), address);
     let (status, text) = match reason {
         Refusal::Rate => (StatusCode::TOO_MANY_REQUESTS, "Too many upgrades from this address"),
         Refusal::Address => (StatusCode::TOO_MANY_REQUESTS, "Too many connections from this address"),

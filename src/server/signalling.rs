@@ -54,6 +54,7 @@ pub async fn serve(opening: Opening, app: Arc<App>, address: IpAddr, token: Toke
     let session = Session::new(socket, &joined.outbox, dialect, clock, token, rules);
     let ended = session.run(Some(app.server_info.clone())).await;
     app.metrics.ended.get_or_create(&EndingLabel { reason: ended.how }).inc();
+    app.abuse.ended(&ended, address);
     tracing::debug!(socket = joined.outbox.socket.0, how = ?ended.how, "a socket ended");
     // The id is free before the peer has read why.
     drop((joined, counted));
@@ -79,6 +80,7 @@ impl Dialect for Signalling {
             Verdict::Drop => return Reaction::Answer(answer(metrics, RATE_LIMITED.into())),
             Verdict::Close => return Reaction::Close(ABUSE),
         }
+        self.app.handled.inc();
         let message = match decode(message.as_deref(), &self.app.limits.rendezvous) {
             Ok(message) => message,
             Err(refusal) => {

@@ -190,4 +190,8 @@ impl Disk {
     pub fn size(&self) -> u64 {
         size(&self.path)
     }
+
+    pub fn free(&self, faults: &Faults) -> io::Result<u64> {
+        free(&self.path, faults)
+    }
 }

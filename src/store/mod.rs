@@ -240,6 +240,11 @@ impl Store {
         self.disk.size()
     }
 
+    /// Bytes that are free where the store is.
+    pub fn free_on_disk(&self) -> Result<u64, StoreError> {
+        Ok(self.disk.free(&self.faults)?)
+    }
+
     fn tree(&self, name: &str) -> Result<Tree, StoreError> {
         Ok(self.db.open_tree(name)?)
     }

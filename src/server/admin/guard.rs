@@ -12,13 +12,25 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::{App, Failure};
+use crate::server::Peer;
+use crate::server::abuse::Event;
+use crate::server::gate::client_address;
 use crate::server::http::Bearer;
 
 /// Refuses whoever does not bear the token, on loopback too.
 pub async fn token(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let Bearer(shown) = Bearer::of(request.headers());
-    if shown.is_some_and(|token| app.admin_token.matches(&token)) {
+    if shown.as_ref().is_some_and(|token| app.admin_token.matches(token)) {
         return next.run(request).await;
+    }
+    // Who shows none is no guesser.
+    if shown.is_some()
+        && let Some(Peer(peer)) = request.extensions().get().copied()
+    {
+        app.abuse.note(
+            Event::Token,
+            client_address(peer, request.headers(), &app.changing.load().trusted_proxies),
+        );
     }
     let failure = Failure::new(
         StatusCode::UNAUTHORIZED,

@@ -16,10 +16,11 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tower_http::request_id::{MakeRequestId, RequestId};
 use tower_http::set_header::SetResponseHeaderLayer;
 
+use super::super::abuse::Event;
 use super::super::gate::{client_address, network_of};
 use super::super::{App, Peer};
 use super::{Code, ERROR_CODE, Failure, Network};
-use crate::metrics::{ErrorLabel, HttpLabel};
+use crate::metrics::{Dialect, DialectLabel, ErrorLabel, HttpLabel};
 use crate::wire::http::{Also, Problem};
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -59,6 +60,15 @@ fn route<B>(request: &axum::http::Request<B>) -> &str {
     request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str)
 }
 
+/// Whose route it is; of the documents and what tells of health nobody's.
+fn dialect_of(route: &str) -> Option<Dialect> {
+    match route {
+        "/" | "/health" | "/healthz" | "/openapi.json" | "/asyncapi.json" | "other" => None,
+        _ if route.starts_with("/servers") => Some(Dialect::Directory),
+        _ => Some(Dialect::Bootstrap),
+    }
+}
+
 /// Request ids are ours: one that was sent along is not taken over.
 pub async fn own_request_id(mut request: Request, next: Next) -> Response {
     request.headers_mut().remove(REQUEST_ID);
@@ -68,9 +78,10 @@ pub async fn own_request_id(mut request: Request, next: Next) -> Response {
 /// Counts a request, and refuses it where its address has asked too often.
 pub async fn admit(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let route = route(&request).to_owned();
-    let network = request.extensions().get::<Peer>().map(|Peer(peer)| {
-        network_of(client_address(*peer, request.headers(), &app.changing.load().trusted_proxies))
-    });
+    let peer = request.extensions().get::<Peer>();
+    let address =
+        peer.map(|Peer(peer)| client_address(*peer, request.headers(), &app.changing.load().trusted_proxies));
+    let network = address.map(network_of);
     let admitted = network.map_or(Ok(()), |network| app.request_limiter.check(network));
     let response = match admitted {
         Ok(()) => {
@@ -80,10 +91,16 @@ pub async fn admit(State(app): State<Arc<App>>, mut request: Request, next: Next
             next.run(request).await
         }
         Err(seconds) => {
+            if let Some(address) = address {
+                app.abuse.note(Event::Request, address);
+            }
             let also = Also::Later(seconds);
             Failure(Problem { also, ..Problem::TOO_MANY_REQUESTS }).into_response()
         }
     };
+    if let Some(dialect) = dialect_of(&route) {
+        app.metrics.handled.get_or_create(&DialectLabel { dialect }).inc();
+    }
     let status = response.status().as_u16();
     app.metrics.http.get_or_create(&HttpLabel { route, status }).inc();
     if let Some(Code(code)) = response.extensions().get().copied() {

@@ -14,6 +14,7 @@ use axum::http::header::{CACHE_CONTROL, CONNECTION, RETRY_AFTER, UPGRADE, USER_A
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 
+use super::abuse::Event;
 use super::drain::Token;
 use super::gate::{Permit, client_address, network_of};
 use super::http::openapi;
@@ -48,7 +49,8 @@ enum Refused {
 pub fn open(app: Arc<App>, token: Token, endpoint: Endpoint, request: Request) -> Response {
     let metrics = app.metrics.clone();
     let count = |outcome| metrics.upgrades.get_or_create(&UpgradeLabel { endpoint, outcome }).inc();
-    match try_open(app, token, endpoint, request) {
+    let client = client_address_of(&app, &request);
+    match try_open(app.clone(), token, endpoint, client, request) {
         Ok(response) => {
             count(Upgrade::Opened);
             response
@@ -63,6 +65,9 @@ pub fn open(app: Arc<App>, token: Token, endpoint: Endpoint, request: Request) -
             };
             count(outcome);
             metrics.refused.get_or_create(&RefusalLabel { reason }).inc();
+            if let Some(address) = client {
+                app.abuse.note(Event::Upgrade(reason), address);
+            }
             refused.into_response()
         }
     }
@@ -87,11 +92,21 @@ impl IntoResponse for Refused {
     }
 }
 
-fn try_open(app: Arc<App>, token: Token, endpoint: Endpoint, request: Request) -> Result<Response, Refused> {
-    let peer = request.extensions().get::<Peer>().copied();
-    // The accept loop puts it there; without one all would share a bucket.
-    let Peer(peer) = peer.ok_or(Refused::Handshake)?;
-    let address = client_address(peer, request.headers(), &app.changing.load().trusted_proxies);
+/// The accept loop puts the TCP peer there.
+fn client_address_of(app: &App, request: &Request) -> Option<IpAddr> {
+    let Peer(peer) = request.extensions().get::<Peer>().copied()?;
+    Some(client_address(peer, request.headers(), &app.changing.load().trusted_proxies))
+}
+
+fn try_open(
+    app: Arc<App>,
+    token: Token,
+    endpoint: Endpoint,
+    client: Option<IpAddr>,
+    request: Request,
+) -> Result<Response, Refused> {
+    // Without one all would share a bucket.
+    let address = client.ok_or(Refused::Handshake)?;
     let permit = admit(&app, &token, address)?;
     let id = header_gate(endpoint, request.headers()).ok_or(Refused::Header)?;
     let largest = app.limits.link.max_message_bytes;

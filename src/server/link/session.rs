@@ -46,8 +46,9 @@ fn refusal(why: Result<Close, Unavailable>) -> Close {
     }
 }
 
-fn note(app: &App, socket: SocketId, ended: &Ended) {
+fn note(app: &App, socket: SocketId, address: IpAddr, ended: &Ended) {
     app.metrics.ended.get_or_create(&EndingLabel { reason: ended.how }).inc();
+    app.abuse.ended(ended, address);
     tracing::debug!(socket = socket.0, how = ?ended.how, "a socket ended");
 }
 
@@ -71,7 +72,7 @@ pub async fn serve_binary(socket: Socket, app: &App, address: IpAddr, id: LinkId
         }
         Err(close) => Session::new(socket, &joined.outbox, Nobody, clock, token, rules).refuse(close).await,
     };
-    note(app, joined.outbox.socket, &ended);
+    note(app, joined.outbox.socket, address, &ended);
     // The grace begins before the peer has read why.
     drop((joined, counted));
     ended.linger().await;
@@ -94,7 +95,7 @@ pub async fn serve_phone(socket: Socket, app: &App, address: IpAddr, id: LinkId,
         }
         Err(close) => Session::new(socket, &joined.outbox, Nobody, clock, token, rules).refuse(close).await,
     };
-    note(app, joined.outbox.socket, &ended);
+    note(app, joined.outbox.socket, address, &ended);
     drop((joined, counted));
     ended.linger().await;
 }

@@ -42,7 +42,7 @@ const PINGS_PER_FLUSH: usize = 64;
 const ENOUGH_UNSENT: usize = 64 * 1024;
 
 const TOO_LARGE: Close = Close { code: 1009, reason: "message too large", ending: Ending::TooLarge };
-const BROKEN: Close = Close { code: 1002, reason: "protocol error", ending: Ending::Failed };
+pub const BROKEN: Close = Close { code: 1002, reason: "protocol error", ending: Ending::Failed };
 const NO_FIRST_MESSAGE: Close =
     Close { code: 1008, reason: "no message in time", ending: Ending::NoFirstMessage };
 

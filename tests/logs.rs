@@ -1,0 +1,328 @@
+//! Owns the proof of what the log says of clients and how much: nobody is named unless the operator wants it, a flood writes
+//! few lines, fail2ban reads them, and the level changes while the daemon runs.
+
+mod common;
+#[path = "common/daemon.rs"]
+mod daemon;
+#[path = "common/logged.rs"]
+mod logged;
+#[path = "common/tools.rs"]
+mod tools;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use daemon::{RawTcp, ask, connect, say, soon};
+use logged::Logged;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use waypost::client::{AdminClient, ClientError};
+
+/// What each address does, as the log has it, the address's last byte first.
+const EVENTS: [(u8, &str, &str); 9] = [
+    (11, "upgrade_refused", "rate"),
+    (12, "upgrade_refused", "address"),
+    (13, "upgrade_refused", "bad_header"),
+    (14, "upgrade_refused", "bad_upgrade"),
+    (15, "socket_closed", "bad_frame"),
+    (16, "socket_closed", "too_large"),
+    (17, "socket_closed", "not_text"),
+    (18, "socket_closed", "abuse"),
+    (19, "request_refused", "rate_limited"),
+];
+/// Of these and the two below; the first address has gone past two limits.
+const LINES: usize = EVENTS.len() + 3;
+const GUESSER: u8 = 20;
+const CROWD: u8 = 21;
+
+/// Limits that are soon reached, whatever an address is up to.
+const LIMITS: [&str; 8] = [
+    "--set",
+    "limits.upgrades_per_minute=3",
+    "--set",
+    "limits.max_connections_per_address=2",
+    "--set",
+    "limits.http_requests_per_minute=3",
+    "--set",
+    "limits.messages_per_minute=1",
+];
+
+/// A connection from another address of the loopback.
+async fn from(last: u8, to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, last], 0).into()).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+async fn socket_from(last: u8, to: SocketAddr) -> RawTcp {
+    RawTcp::on(from(last, to).await, to, "/ws", "").await
+}
+
+/// The head of the answer to a request made by hand.
+async fn request_from(last: u8, to: SocketAddr, head: &str) -> String {
+    let mut stream = from(last, to).await;
+    stream.write_all(format!("{head}\r\nHost: {to}\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let mut heard = String::new();
+    soon(stream.read_to_string(&mut heard)).await.unwrap();
+    heard
+}
+
+/// Every client goes past one limit, each from an address of its own.
+async fn abuse(daemon: &Logged) {
+    let (public, admin) = (daemon.public, daemon.admin);
+    // The first one past the sockets that an address may have, the second one past its upgrades.
+    for (last, wanted) in [(11, &[101, 101, 429, 429][..]), (12, &[101, 101, 429])] {
+        let mut kept = Vec::new();
+        for wanted in wanted {
+            kept.push(socket_from(last, public).await);
+            assert_eq!(kept.last().unwrap().status(), *wanted);
+        }
+    }
+    let upgrade =
+        "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+    let heard = RawTcp::on(from(13, public).await, public, "/v1/server", "").await;
+    assert_eq!(heard.status(), 400);
+    let old = upgrade.replace("13", "7");
+    let heard = request_from(14, public, &format!("GET /ws HTTP/1.1\r\nConnection: Upgrade\r\n{old}")).await;
+    assert!(heard.starts_with("HTTP/1.1 400"), "{heard}");
+
+    let mut broken = socket_from(15, public).await;
+    broken.send(3, b"a frame that is none").await;
+    assert_eq!(broken.closed().await.0, 1002);
+    let mut large = socket_from(16, public).await;
+    large.stream.write_all(&[0x81, 0xff, 0, 0, 0, 0, 0x40, 0, 0, 0, 0, 0, 0, 0]).await.unwrap();
+    assert_eq!(large.closed().await.0, 1009);
+    let mut binary = socket_from(17, public).await;
+    binary.send(1, &[0xff, 0xfe]).await;
+    assert_eq!(binary.closed().await.0, 1007);
+    let mut chatty = socket_from(18, public).await;
+    for _ in 0..302 {
+        chatty.send_json(json!({"type": "ping"})).await;
+    }
+    assert_eq!(chatty.closed().await.0, 1008);
+
+    for wanted in ["200", "200", "200", "429"] {
+        let heard = request_from(19, public, "GET /health HTTP/1.1").await;
+        assert!(heard.starts_with(&format!("HTTP/1.1 {wanted}")), "{heard}");
+    }
+    let guess = "GET /admin/api/status HTTP/1.1\r\nAuthorization: Bearer guessed";
+    assert!(request_from(GUESSER, admin, guess).await.starts_with("HTTP/1.1 401"));
+    assert!(request_from(GUESSER, admin, "GET /admin/api/status HTTP/1.1").await.starts_with("HTTP/1.1 401"));
+    let mut crowd = Vec::new();
+    for _ in 0..64 {
+        crowd.push(from(CROWD, public).await);
+    }
+    // Dropped without an answer; those before it may not have been accepted yet.
+    let mut last = from(CROWD, public).await;
+    assert!(!matches!(soon(last.read(&mut [0])).await, Ok(1..)));
+    daemon.until_lines("seen", LINES).await;
+}
+
+/// All the events with the addresses that caused them.
+fn events() -> Vec<(String, &'static str, &'static str)> {
+    let rest = [(GUESSER, "token_refused", "unauthorized"), (CROWD, "connection_refused", "address")];
+    let all = EVENTS.into_iter().chain(rest);
+    all.map(|(last, event, reason)| (format!("127.0.0.{last}"), event, reason)).collect()
+}
+
+#[tokio::test]
+async fn no_line_names_a_client_unless_the_operator_wants_it() {
+    let daemon = Logged::start("text", &LIMITS).await;
+    let mut alice = connect(daemon.public).await;
+    assert_eq!(
+        ask(&mut alice, json!({"type": "register", "peerId": "alice-of-old"})).await["type"],
+        "registered"
+    );
+    say(&mut alice, json!({"type": "register", "peerId": "\u{1f}mallory"})).await;
+    abuse(&daemon).await;
+    let log = daemon.stop();
+    for (address, event, reason) in events() {
+        assert!(
+            log.contains(&format!("seen event={event} reason={reason} addr=a:")),
+            "{event} {reason}: {log}"
+        );
+        assert!(!log.contains(&address), "{log}");
+    }
+    assert_eq!(log.matches("event=token_refused").count(), 1, "who shows no token does not guess: {log}");
+    for id in ["alice", "mallory", "guessed"] {
+        assert!(!log.contains(id), "{log}");
+    }
+
+    for shown in ["log.abuse_addresses=true", "log.identities=true"] {
+        let daemon = Logged::start("text", &[&LIMITS[..], &["--set", shown]].concat()).await;
+        abuse(&daemon).await;
+        let log = daemon.stop();
+        for (address, event, reason) in events() {
+            let line = format!("waypost::abuse: seen event={event} reason={reason} addr={address}\n");
+            assert!(log.contains(&line), "{line}: {log}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_does_not_decode_is_named_as_its_peer_is() {
+    let (_, mut place) = Logged::start("text", &[]).await.stop_and_keep();
+    let damage = |db: &sled::Db| {
+        db.open_tree("lease.relay").unwrap().insert("ann-of-old", &[9, 9, 9]).unwrap();
+    };
+    common::store::tamper(&place.path().join("data/store"), damage);
+    for (shown, key) in [("false", "key=relay/i:"), ("true", "key=relay/ann-of-old ")] {
+        let shown = format!("log.identities={shown}");
+        let daemon = Logged::start_in(place, "text", &["--set", &shown]).await;
+        let log;
+        (log, place) = daemon.stop_and_keep();
+        assert!(log.contains("a row does not decode") && log.contains(key), "{log}");
+        assert!(key.contains("ann") || !log.contains("ann-of-old"), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn a_flood_writes_ten_lines_and_at_the_end_how_many_more_there_were() {
+    let daemon = Logged::start("json", &["--set", "limits.http_requests_per_minute=1"]).await;
+    for _ in 0..50 {
+        request_from(11, daemon.public, "GET /health HTTP/1.1").await;
+    }
+    request_from(12, daemon.public, "GET /health HTTP/1.1").await;
+    request_from(12, daemon.public, "GET /health HTTP/1.1").await;
+    let log = daemon.stop();
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let abuse: Vec<_> = lines.iter().filter(|line| line["target"] == "waypost::abuse").collect();
+    let told = |message: &str| abuse.iter().filter(|line| line["fields"]["message"] == message).count();
+    assert_eq!((told("seen"), told("and more")), (11, 1), "{log}");
+    let rest = abuse.iter().find(|line| line["fields"]["message"] == "and more").unwrap();
+    assert_eq!(rest["fields"]["more"], 39);
+    assert_eq!(rest["fields"]["addr"], abuse[0]["fields"]["addr"]);
+}
+
+#[tokio::test]
+async fn of_a_flood_from_many_addresses_a_minute_has_300_lines() {
+    let limits = ["--set", "limits.upgrades_per_minute=1", "--set", "server.trusted_proxies=127.0.0.1"];
+    let daemon = Logged::start("text", &limits).await;
+    for number in 0..320 {
+        let forwarded = format!("X-Forwarded-For: 2001:db8:0:{number:x}::1\r\n");
+        for _ in 0..2 {
+            RawTcp::open(daemon.public, "/ws", &forwarded).await;
+        }
+    }
+    let log = daemon.stop();
+    assert_eq!(log.matches("seen event=upgrade_refused").count(), 300, "{log}");
+    assert!(log.contains("and more of other addresses more="), "{log}");
+}
+
+#[tokio::test]
+async fn the_level_is_told_and_set_while_the_daemon_runs() {
+    let daemon = Logged::start("text", &[]).await;
+    let client = daemon.client();
+    let refused = async || {
+        connect(daemon.public).await;
+        request_from(11, daemon.public, "GET /nothing HTTP/1.1").await
+    };
+    assert_eq!(client.log_level().await.unwrap().level, "info");
+    assert!(refused().await.contains("404"));
+    assert_eq!(
+        client.set_log_level("warn,waypost=debug,sled=trace").await.unwrap().level,
+        "warn,waypost=debug,sled=trace"
+    );
+    assert_eq!(client.log_level().await.unwrap().level, "warn,waypost=debug,sled=trace");
+    assert!(!daemon.log().contains("DEBUG"), "{}", daemon.log());
+    refused().await;
+    daemon.until("a socket ended").await;
+    let mut alice = connect(daemon.public).await;
+    let drop = json!({"type": "register_rendezvous", "peerId": "alice", "dailyPoints": ["p"]});
+    assert_eq!(ask(&mut alice, drop).await["type"], "rendezvous_result");
+    // By the crate `log`.
+    daemon.until(" sled::").await;
+
+    for wrong in ["loud", "info,loud", "warn loud"] {
+        match client.set_log_level(wrong).await {
+            Err(ClientError::Refused { code, message }) => {
+                assert_eq!(code, "bad_request");
+                assert!(message.starts_with("level: expected a level (off, error, warn,"), "{message}");
+            }
+            other => panic!("{wrong}: {other:?}"),
+        }
+    }
+    let put = |body: &str| {
+        let (token, length) = (daemon.token(), body.len());
+        let head = format!("PUT /admin/api/log-level HTTP/1.1\r\nAuthorization: Bearer {token}");
+        format!("{head}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nX: ")
+    };
+    for wrong in ["{}", "[]", r#"{"level":1}"#, r#"{"level":"info","for":"1h"}"#] {
+        let mut stream = from(11, daemon.admin).await;
+        let request = format!("{}\r\nHost: {}\r\nConnection: close\r\n\r\n{wrong}", put(wrong), daemon.admin);
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut heard = String::new();
+        soon(stream.read_to_string(&mut heard)).await.unwrap();
+        assert!(heard.starts_with("HTTP/1.1 400") && heard.contains(r#""code":"bad_request""#), "{heard}");
+    }
+
+    let cli = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_waypost"));
+        command.args(["--admin-listen", &daemon.admin.to_string(), "--data-dir"]).arg(daemon.data());
+        command.args(arguments).env_clear().output().unwrap()
+    };
+    let text = |output: &std::process::Output| String::from_utf8(output.stdout.clone()).unwrap();
+    assert_eq!(text(&cli(&["log-level", "info"])), "info\n");
+    assert_eq!(text(&cli(&["log-level", "--json"])), "{\n  \"level\": \"info\"\n}\n");
+    let wrong = cli(&["log-level", "loud"]);
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(String::from_utf8(wrong.stderr).unwrap().contains("expected a level"));
+    let stranger = AdminClient::new(format!("http://{}", daemon.admin), "guessed").unwrap();
+    assert!(stranger.set_log_level("off").await.is_err());
+    let before = daemon.log().matches("DEBUG").count();
+    refused().await;
+    let log = daemon.stop();
+    assert_eq!(log.matches("DEBUG").count(), before, "{log}");
+    assert_eq!(log.matches("the log's level was set").count(), 2, "{log}");
+}
+
+#[tokio::test]
+async fn a_daemon_within_another_program_leaves_that_programs_log_alone() {
+    let daemon = daemon::TestDaemon::start().await;
+    let refused = daemon.admin().set_log_level("debug").await;
+    assert!(matches!(refused, Err(ClientError::Refused { code, .. }) if code == "no_log"));
+}
+
+/// How many lines fail2ban finds with our filter, and which addresses.
+fn fail2ban(log: &Path, options: &str) -> (usize, String) {
+    let filter = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/fail2ban/filter.d/waypost.conf");
+    let filter = format!("{}{options}", filter.display());
+    let said = tools::succeeds(Command::new("fail2ban-regex").arg("--verbose").arg(log).arg(filter));
+    let matched = said.split(" matched, ").next().and_then(|text| text.rsplit(' ').next()?.parse().ok());
+    (matched.unwrap_or_else(|| panic!("{said}")), said)
+}
+
+#[tokio::test]
+async fn fail2ban_finds_every_address_that_went_past_a_limit_and_no_other() {
+    if !tools::is_there("fail2ban-regex", "fail2ban") {
+        return;
+    }
+    for format in ["text", "json"] {
+        let shown =
+            [&LIMITS[..], &["--set", "log.abuse_addresses=true", "--set", "log.level=debug"]].concat();
+        let daemon = Logged::start(format, &shown).await;
+        abuse(&daemon).await;
+        let log = daemon.log_file();
+        let (matched, said) = fail2ban(&log, "");
+        assert_eq!(matched, LINES, "{said}");
+        for (address, ..) in events() {
+            assert!(said.contains(&format!("{address}  ")), "{address}: {said}");
+        }
+        assert!(!said.contains("127.0.0.1  "), "{said}");
+        assert_eq!(fail2ban(&log, "[events=\"token_refused\"]").0, 1);
+        // As the journal shows them.
+        let journal = daemon.place().join("journal");
+        let lines = daemon
+            .log()
+            .lines()
+            .map(|line| format!("2026-11-25T12:00:00.000000Z box waypost[7]: {line}\n"))
+            .collect::<String>();
+        std::fs::write(&journal, lines).unwrap();
+        assert_eq!(fail2ban(&journal, "").0, LINES);
+    }
+    let daemon = Logged::start("text", &LIMITS).await;
+    abuse(&daemon).await;
+    assert_eq!(fail2ban(&daemon.log_file(), "").0, 0, "what is blurred is no address");
+}
