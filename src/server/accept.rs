@@ -114,33 +114,33 @@ impl Entrance {
                 serve(stream, peer, self.routes.clone(), &self.app, token).await;
                 drop(permit);
             }
-            Err(reason) => self.refused(reason, peer),
+            Err((reason, peer)) => self.refused(reason, peer),
         }
     }
 
-    /// What comes before HTTP; whose connection it is then.
+    /// What comes before HTTP, and whose connection it is then, or would have been.
     async fn begin(
         &self,
         mut stream: Plain,
         mut peer: IpAddr,
         mut permit: Option<Permit>,
-    ) -> Result<(Stream, IpAddr, Option<Permit>), Refusal> {
+    ) -> Result<(Stream, IpAddr, Option<Permit>), (Refusal, IpAddr)> {
         if self.before.proxy_header {
             let told = self.in_time(proxy::read(&mut stream)).await;
-            if let Some(client) = told.map_err(|_| Refusal::BadProxyHeader)? {
+            if let Some(client) = told.map_err(|_| (Refusal::BadProxyHeader, peer))? {
                 peer = client;
                 let trusted = is_trusted(peer, &self.app.changing.load().trusted_proxies);
-                permit = self.admit(peer, trusted)?;
+                permit = self.admit(peer, trusted).map_err(|reason| (reason, peer))?;
             }
         }
         if !self.before.tls {
             return Ok((Either::Left(stream), peer, permit));
         }
         let acceptor = self.app.changing.load().identity.as_ref().map(|identity| identity.acceptor.clone());
-        let shaken = self.in_time(acceptor.ok_or(Refusal::BadTls)?.accept(stream)).await;
-        let stream = shaken.map_err(|error| {
+        let acceptor = acceptor.ok_or((Refusal::BadTls, peer))?;
+        let stream = self.in_time(acceptor.accept(stream)).await.map_err(|error| {
             tracing::debug!(%error, "no handshake of TLS");
-            Refusal::BadTls
+            (Refusal::BadTls, peer)
         })?;
         Ok((Either::Right(Box::new(stream)), peer, permit))
     }
