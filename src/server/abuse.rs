@@ -36,10 +36,11 @@ pub enum Event {
 }
 
 impl Event {
-    /// Its name and reason; `None` where nothing but the daemon's own fullness was in the way.
+    /// Its name and reason; `None` where nothing but the daemon's own fullness was in the way, and for headers of link, whose
+    /// refusal is not logged (link, section 1).
     fn name(self) -> Option<(&'static str, &'static str)> {
         match self {
-            Event::Connection(Refusal::Total) | Event::Upgrade(Refusal::Total) => None,
+            Event::Connection(Refusal::Total) | Event::Upgrade(Refusal::Total | Refusal::BadHeader) => None,
             Event::Connection(reason) => Some(("connection_refused", reason.text())),
             Event::Upgrade(reason) => Some(("upgrade_refused", reason.text())),
             Event::Socket(reason) => Some(("socket_closed", reason)),
