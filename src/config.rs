@@ -3,10 +3,10 @@
 
 mod contradictions;
 mod print;
+mod reload;
 
 use std::ffi::OsString;
 use std::fmt::{self, Write as _};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use figment::providers::{Format, Toml};
@@ -19,23 +19,31 @@ use crate::limits::{
     PeerRules, RelayRules, RendezvousRules, Rule, Setting, Sweep, TurnRules, Visitor, section, words,
 };
 use crate::logging::{LEVEL, is_level};
+use crate::server::listen::Address;
 use print::Printer;
+pub use reload::{Changes, RELOADED};
 
 section! {
     /// Addresses, data and identity of the daemon.
     server: Server {
-        /// Address that peers connect to; port 0 = any free port.
-        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9000));
-        /// Address of the admin endpoint, which needs the token in data_dir/admin.token but speaks plain HTTP: keep it on loopback.
-        admin_listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9001));
+        /// Address that peers connect to, or "unix:" and the path of a socket; port 0 = any free port.
+        listen: Address = Address::from(([127, 0, 0, 1], 9000));
+        /// Address of the admin endpoint, which needs the token in data_dir/admin.token but speaks plain HTTP: keep it on loopback, or on a socket as "unix:" and its path.
+        admin_listen: Address = Address::from(([127, 0, 0, 1], 9001));
         /// Directory of the store and of the server's key.
         data_dir: PathBuf = PathBuf::from("data"), Rule::That("a path that is not empty", |path| path != Path::new(""));
-        /// URL that peers are told in server_info; empty = "ws://" and the listen address.
+        /// File with the certificate for listen and those above it, as PEM; empty = no TLS.
+        tls_cert: PathBuf = PathBuf::new();
+        /// File with that certificate's private key, as PEM.
+        tls_key: PathBuf = PathBuf::new();
+        /// URL that peers are told in server_info; empty = "ws://", with TLS "wss://", and the listen address.
         public_endpoint: String = String::new();
         /// Region that peers are told in server_info; empty = none.
         region: String = String::new();
         /// Networks of the proxies whose X-Forwarded-For and Forwarded headers are believed.
         trusted_proxies: Vec<IpNet> = Vec::new();
+        /// Whether those proxies, and nobody else, connect to listen, with a PROXY header (version 2) in front of each connection.
+        proxy_protocol: bool = false;
     }
 }
 
@@ -55,8 +63,18 @@ section! {
 
 impl Server {
     /// What server_info tells as `endpoint` (signalling, section 1) when the daemon listens on `address`.
-    pub fn endpoint(&self, address: SocketAddr) -> String {
-        if self.public_endpoint.is_empty() { format!("ws://{address}") } else { self.public_endpoint.clone() }
+    pub fn endpoint(&self, address: &Address) -> String {
+        let scheme = if self.tls().is_some() { "wss" } else { "ws" };
+        match address {
+            _ if !self.public_endpoint.is_empty() => self.public_endpoint.clone(),
+            Address::Tcp(address) => format!("{scheme}://{address}"),
+            Address::Unix(_) => format!("{scheme}+{address}"),
+        }
+    }
+
+    /// The certificate and its key, where TLS is spoken.
+    pub fn tls(&self) -> Option<(&Path, &Path)> {
+        (!self.tls_cert.as_os_str().is_empty()).then_some((&self.tls_cert, &self.tls_key))
     }
 
     /// What server_info tells as `region` (signalling, section 1).
@@ -141,7 +159,7 @@ impl Settings {
             drain,
             ..
         } = self.clone();
-        directory.allow_private |= self.server.listen.ip().is_loopback();
+        directory.allow_private |= self.server.listen.is_loopback();
         Limits {
             connections,
             liveness,

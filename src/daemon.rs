@@ -3,7 +3,6 @@
 //! Owns the order in which its parts start and end. Must not know what they do.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,12 +11,14 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 
 use crate::clock::Clock;
-use crate::config::Settings;
+use crate::config::{Changes, Settings};
 use crate::engine::{self, Engine};
 use crate::logging::{Blur, LogLevel};
 use crate::metrics::Metrics;
+use crate::server::listen::{Address, Inherited};
 use crate::server::secrets::{self, AdminToken, ServerKey};
-use crate::server::{self, AbuseLog, Server};
+use crate::server::tls::{Identity, TlsError};
+use crate::server::{self, AbuseLog, Changing, Server};
 use crate::store::{Faults, OpenError};
 
 /// What the daemon keeps in its data directory.
@@ -32,6 +33,8 @@ pub enum StartError {
     Store(#[from] OpenError),
     #[error("{} cannot be used: {source}", .path.display())]
     File { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("{0}")]
     Listen(io::Error),
 }
@@ -40,19 +43,20 @@ impl StartError {
     /// 2 for what an operator has to mend before another try makes sense; 1 for an address that is in use.
     pub fn exit_code(&self) -> u8 {
         match self {
-            StartError::Store(_) | StartError::File { .. } => 2,
+            StartError::Store(_) | StartError::File { .. } | StartError::Tls(_) => 2,
             StartError::Listen(_) => 1,
         }
     }
 }
 
-/// What a test brings along; the binary uses the default.
+/// What is brought along beside the settings: by a test all of it, by the binary what its service manager has opened.
 pub struct Surroundings {
     pub clock: Clock,
     pub rng: StdRng,
     pub faults: Faults,
     /// What may be set of the log.
     pub log_level: LogLevel,
+    pub inherited: Inherited,
 }
 
 impl Default for Surroundings {
@@ -60,14 +64,15 @@ impl Default for Surroundings {
         #[allow(clippy::disallowed_methods, reason = "the one generator, seeded from the operating system")]
         let rng = rand::make_rng();
         let (_, log_level) = LogLevel::new("info");
-        Surroundings { clock: Clock::system(), rng, faults: Faults::default(), log_level }
+        let (faults, inherited) = (Faults::default(), Inherited::default());
+        Surroundings { clock: Clock::system(), rng, faults, log_level, inherited }
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addresses {
-    pub public: SocketAddr,
-    pub admin: SocketAddr,
+    pub public: Address,
+    pub admin: Address,
 }
 
 /// Why the daemon is to end.
@@ -83,6 +88,9 @@ pub struct Daemon {
     server: Server,
     engine: Engine,
     patience: Duration,
+    /// What it runs with: as it was read, but for what has changed since and needs a restart.
+    settings: Settings,
+    identity: Option<Identity>,
 }
 
 impl Daemon {
@@ -91,8 +99,13 @@ impl Daemon {
     }
 
     pub async fn bind_in(settings: Settings, surroundings: Surroundings) -> Result<Daemon, StartError> {
-        let Surroundings { clock, rng, faults, log_level } = surroundings;
-        let limits = settings.limits();
+        let Surroundings { clock, rng, faults, log_level, inherited } = surroundings;
+        let mut on = settings.clone();
+        if let Some(handed) = &inherited.public {
+            on.server.listen = handed.address().map_err(StartError::Listen)?;
+        }
+        let limits = on.limits();
+        let identity = identity(&settings)?;
         let folder = settings.server.data_dir.clone();
         let file = |path: PathBuf| move |source| StartError::File { path, source };
         // Its owner's alone, where it does not exist yet.
@@ -118,11 +131,13 @@ impl Daemon {
         let patience = limits.drain.timeout;
         let server = settings.server.clone();
         let server = Server::bind(server::Options {
-            listen: server.listen,
-            admin_listen: server.admin_listen,
+            listen: server.listen.clone(),
+            admin_listen: server.admin_listen.clone(),
+            inherited,
+            proxy_header: server.proxy_protocol,
             region: server.region().map(str::to_owned),
-            trusted_proxies: server.trusted_proxies.clone(),
             endpoint: Box::new(move |bound| server.endpoint(bound)),
+            changing: changing(&settings, identity.clone()),
             limits,
             metrics,
             server_key: key,
@@ -137,7 +152,7 @@ impl Daemon {
             clock,
         });
         match server.await {
-            Ok(server) => Ok(Daemon { server, engine, patience }),
+            Ok(server) => Ok(Daemon { server, engine, patience, settings, identity }),
             Err(error) => {
                 engine.stop().await;
                 Err(StartError::Listen(error))
@@ -146,7 +161,30 @@ impl Daemon {
     }
 
     pub fn addresses(&self) -> Addresses {
-        Addresses { public: self.server.public, admin: self.server.admin }
+        Addresses { public: self.server.public.clone(), admin: self.server.admin.clone() }
+    }
+
+    /// Takes over what may change while it runs, the certificate's file included; tells what has changed.
+    ///
+    /// # Errors
+    /// What is wrong with the certificate or its key; then nothing has changed.
+    pub fn reload(&mut self, read: Settings) -> Result<Changes, TlsError> {
+        let identity = identity(&read)?;
+        let mut changes = self.settings.reload(read);
+        if self.identity.is_some() && identity.is_some() && identity != self.identity {
+            self.identity = identity;
+            let name = "server.tls_cert";
+            if !changes.applied.iter().any(|applied| applied == name) {
+                changes.applied.insert(0, name.to_owned());
+            }
+        }
+        self.server.reload(changing(&self.settings, self.identity.clone()));
+        Ok(changes)
+    }
+
+    /// What it runs with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The engine, for whoever embeds the daemon.
@@ -173,4 +211,13 @@ impl Daemon {
         }
         self.engine.stop().await;
     }
+}
+
+fn identity(settings: &Settings) -> Result<Option<Identity>, TlsError> {
+    settings.server.tls().map(|(certificate, key)| Identity::load(certificate, key)).transpose()
+}
+
+fn changing(settings: &Settings, identity: Option<Identity>) -> Changing {
+    let trusted_proxies = settings.server.trusted_proxies.clone();
+    Changing { trusted_proxies, identity, connections: settings.connections.clone() }
 }

@@ -110,6 +110,8 @@ pub const WAITING_BYTES: usize = MIB;
 pub const MAX_CLAIMS: usize = 100_000;
 /// What a claim's grace has left at least after a restart, where it is not shorter by itself (link, section 4).
 pub const LEAST_GRACE_LEFT: Duration = Duration::from_secs(5);
+/// Time for a PROXY header, and for the handshake of TLS.
+pub const CONNECTION_START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for a request's head, from the end of the one before on.
 pub const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a request's head.

@@ -44,6 +44,8 @@ label_values! {
         Rate = "rate",
         BadHeader = "bad_header",
         BadUpgrade = "bad_upgrade",
+        BadTls = "bad_tls",
+        BadProxyHeader = "bad_proxy_header",
     }
     /// Who upgrades on a path of link.
     Endpoint {

@@ -57,7 +57,7 @@ fn defaults_need_no_file() {
     let settings = load(&Sources::default().environment(NO_ENVIRONMENT)).unwrap();
     assert_eq!(settings, Settings::default());
     assert_eq!(settings.server.listen.to_string(), "127.0.0.1:9000");
-    assert_eq!(settings.server.endpoint(settings.server.listen), "ws://127.0.0.1:9000");
+    assert_eq!(settings.server.endpoint(&settings.server.listen), "ws://127.0.0.1:9000");
     assert_eq!(settings.server.region(), None);
     let limits = settings.limits();
     assert_eq!(limits.connections.max_message_bytes, 262_144);
@@ -207,7 +207,7 @@ fn every_fault_is_told_at_once_with_its_source() {
         .flag("--set", "rendezvous", "max_tokens", "-1")
         .flag("--set", "rendezvous", "max_stored_bytes", "18446744073709551615");
     let expected = [
-        r#"waypost.toml: server.listen: expected an address and port such as "127.0.0.1:9000" or "[::]:9000", found string "localhost""#,
+        r#"waypost.toml: server.listen: expected an address and port such as "127.0.0.1:9000" or "[::]:9000", or a socket's path such as "unix:/run/waypost/public", found string "localhost""#,
         r#"waypost.toml: server.data_dir: expected a path that is not empty, found string """#,
         r#"waypost.toml: server.trusted_proxies: expected a list of networks or addresses such as ["10.0.0.0/8", "::1"], found sequence"#,
         r#"waypost.toml: log.format: expected "text" or "json", found string "xml""#,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use waypost::config::Settings;
+use waypost::config::{RELOADED, Settings};
 use waypost::metrics::{
     Direction, DirectionLabel, Dropped, DroppedLabel, Ending, EndingLabel, Endpoint, ErrorLabel,
     MessageLabel, Metrics, Refusal, RefusalLabel, Undelivered, UndeliveredLabel, Upgrade, UpgradeLabel,
@@ -52,7 +52,8 @@ fn settings_table() -> String {
             name.map_or(word.to_owned(), |name| format!("`{name}`{}", &word[bare.len()..]))
         };
         let effect = comment.trim_end_matches('.').split(' ').map(quoted).collect::<Vec<_>>().join(" ");
-        format!("| `{name}` | `{default}` | {} |\n", effect.replace('|', "\\|"))
+        let mark = if RELOADED.contains(&name.as_str()) { " ↻" } else { "" };
+        format!("| `{name}` | `{default}` | {}{mark} |\n", effect.replace('|', "\\|"))
     };
     settings.iter().map(row).collect()
 }

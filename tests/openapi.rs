@@ -195,8 +195,8 @@ async fn an_address_that_asks_too_often_waits_and_no_other_does() {
         assert_eq!(answer.header("x-error-code"), "rate_limited");
         from(other).await.ok();
         let seconds: u32 = answer.header("retry-after").parse().unwrap();
-        assert_eq!(seconds, 20);
-        daemon.advance(seconds * SECOND - Duration::from_millis(1));
+        assert!((20..=30).contains(&seconds), "at the earliest, or a little later: {seconds}");
+        daemon.advance(20 * SECOND - Duration::from_millis(1));
         assert_eq!(from(busy).await.status, 429);
         daemon.advance(Duration::from_millis(1));
         from(busy).await.ok();

@@ -161,7 +161,7 @@ impl Bench<'_> {
     }
 
     async fn connect(&self) -> Http {
-        Http::connect(self.daemon.addresses().public).await
+        Http::connect(self.daemon.addresses().public.tcp().expect("a TCP address")).await
     }
 
     async fn peers(&self) -> usize {

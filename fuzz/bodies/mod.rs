@@ -20,19 +20,20 @@ pub use http::{bootstrap, directory, queries};
 pub use link::link;
 pub use signalling::signalling;
 pub use store::{keys, rows};
-pub use surroundings::{ids, proxies, settings};
+pub use surroundings::{ids, proxies, proxy_headers, settings};
 
 /// What a target makes of some bytes.
 type Body = fn(&[u8]);
 
 /// Every target by its name, which is also that of its corpus.
-pub const ALL: [(&str, Body); 10] = [
+pub const ALL: [(&str, Body); 11] = [
     ("bootstrap", bootstrap),
     ("directory", directory),
     ("ids", ids),
     ("keys", keys),
     ("link", link),
     ("proxies", proxies),
+    ("proxy_headers", proxy_headers),
     ("queries", queries),
     ("rows", rows),
     ("settings", settings),

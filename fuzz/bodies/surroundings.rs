@@ -17,7 +17,7 @@ use waypost::id::{
     is_pairing_code, new_token,
 };
 use waypost::metrics::Endpoint;
-use waypost::server::{Bearer, client_address, header_gate, network_of};
+use waypost::server::{Bearer, client_address, header_gate, network_of, proxied_client};
 use waypost::store::LeaseKey;
 
 /// One text as each kind of id, as a token and as the headers that bear them.
@@ -146,6 +146,19 @@ pub fn proxies(data: &[u8]) {
             assert_eq!(client_address(peer, &joined, &TRUSTED), client, "joined to the last: {joined:?}");
         }
     }
+}
+
+/// One header of the PROXY protocol: whole, and neither more nor less than it says of itself.
+pub fn proxy_headers(data: &[u8]) {
+    let Ok(told) = proxied_client(data) else { return };
+    assert!(data.starts_with(b"\r\n\r\n\0\r\nQUIT\n"));
+    assert_eq!(data.len(), 16 + usize::from(u16::from_be_bytes([data[14], data[15]])));
+    if let Some(client) = told {
+        assert!(client == client.to_canonical() && !client.is_unspecified(), "{client}");
+        assert_eq!(data[12], 0x21, "only with the command that passes a connection on");
+    }
+    assert!(proxied_client(&data[..data.len() - 1]).is_err());
+    assert!(proxied_client(&[data, b"x"].concat()).is_err());
 }
 
 static FOLDER: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().expect("a folder for settings"));

@@ -106,7 +106,7 @@ pub enum Command {
 /// How a daemon is asked and how its answer is shown.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// The daemon's admin endpoint [http:// and server.admin_listen].
+    /// The daemon's admin endpoint, http://ADDRESS:PORT or unix:PATH [server.admin_listen].
     #[arg(long, value_name = "URL")]
     admin: Option<String>,
     /// File with the admin token [admin.token in server.data_dir].
@@ -233,11 +233,11 @@ pub(super) fn at(url: &str) -> impl Fn(ClientError) -> AskError {
     }
 }
 
-/// Whether nobody listened. What cannot be reached for another reason is told with that reason.
+/// Whether nobody listened, or there was no such socket. What cannot be reached for another reason is told with that reason.
 fn is_refused(error: &(dyn Error + 'static)) -> bool {
     causes(error)
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .any(|cause| cause.kind() == io::ErrorKind::ConnectionRefused)
+        .any(|cause| matches!(cause.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound))
 }
 
 /// As many pages as `limit` takes, as one.

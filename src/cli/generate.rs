@@ -1,6 +1,6 @@
 //! Owns what is made from the command line's own description: completions and man pages. Must not know any command.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap_complete::Shell;
@@ -28,6 +28,12 @@ impl Man {
 }
 
 /// Prints them.
-pub(super) fn completions(shell: Shell, mut command: clap::Command) {
-    clap_complete::generate(shell, &mut command, NAME, &mut io::stdout());
+pub(super) fn completions(shell: Shell, mut command: clap::Command) -> Result<Exit, Exit> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, NAME, &mut script);
+    io::stdout().write_all(&script).map_err(|error| {
+        eprintln!("cannot print: {error}");
+        Exit::Failure
+    })?;
+    Ok(Exit::Ok)
 }

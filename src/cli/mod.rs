@@ -7,6 +7,7 @@ mod compact;
 mod config;
 mod generate;
 mod run;
+mod service;
 mod status;
 mod tables;
 mod watch;
@@ -73,10 +74,10 @@ struct Flags {
     /// TOML file with settings.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Address that peers connect to [server.listen].
+    /// Address that peers connect to, or unix:PATH [server.listen].
     #[arg(long, global = true, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
-    /// Address of the admin endpoint [server.admin_listen].
+    /// Address of the admin endpoint, or unix:PATH [server.admin_listen].
     #[arg(long, global = true, value_name = "ADDRESS:PORT")]
     admin_listen: Option<String>,
     /// Directory of the store [server.data_dir].
@@ -166,11 +167,14 @@ pub fn main() -> ExitCode {
 
 fn dispatch(cli: Cli) -> Result<ExitCode, Exit> {
     match cli.command {
-        None | Some(Command::Run) => Ok(run::run(cli.flags.settings()?)),
+        None | Some(Command::Run) => {
+            let sources = cli.flags.sources();
+            Ok(run::run(load(&sources)?, &sources))
+        }
         Some(Command::Config(command)) => command.run(&cli.flags).map(ExitCode::from),
         Some(Command::Admin(command)) => {
             let server = cli.flags.settings()?.server;
-            let url = format!("http://{}", server.admin_listen);
+            let url = server.admin_listen.admin_url();
             let token_file = server.data_dir.join(ADMIN_TOKEN);
             let runtime = tokio::runtime::Builder::new_multi_thread();
             block_on(runtime, async { command.run(&url, &token_file).await })
@@ -180,8 +184,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Exit> {
             command.run(&store).map(ExitCode::from)
         }
         Some(Command::Completions { shell }) => {
-            generate::completions(shell, Cli::command());
-            Ok(Exit::Ok.into())
+            generate::completions(shell, Cli::command()).map(ExitCode::from)
         }
         Some(Command::Man(man)) => man.run(Cli::command()).map(ExitCode::from),
         Some(Command::Bench(bench)) => bench::main(*bench),

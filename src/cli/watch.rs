@@ -4,6 +4,8 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use super::admin::{AskError, at};
 use super::status::status;
 use crate::client::AdminClient;
@@ -17,10 +19,12 @@ const HOME_AND_CLEAR: &str = "\x1b[H\x1b[2J";
 pub(super) async fn watch(client: &AdminClient, every: Duration, json: bool) -> Result<(), AskError> {
     let is_terminal = io::stdout().is_terminal();
     let mut before: Option<Status> = None;
+    // One for all the time: what comes between two waits counts, too.
+    let mut interrupt = signal(SignalKind::interrupt())?;
     loop {
         let asked = tokio::select! {
             asked = client.status() => asked,
-            _ = tokio::signal::ctrl_c() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
         };
         let text = match asked {
             Ok(now) => {
@@ -51,7 +55,7 @@ pub(super) async fn watch(client: &AdminClient, every: Duration, json: bool) -> 
         stdout.flush()?;
         tokio::select! {
             () = rest(every) => {}
-            _ = tokio::signal::ctrl_c() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
         }
     }
 }

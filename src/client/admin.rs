@@ -14,6 +14,8 @@ use crate::wire::admin::{
     AdminError, ClaimPage, Connections, Done, Lease, LeasePage, LogLevel, Status, Swept,
 };
 
+/// What stands before the path of a Unix socket in place of an address.
+const UNIX: &str = "unix:";
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -21,6 +23,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct AdminClient {
     base: String,
+    /// What stands before a path.
+    url: String,
     token: String,
     http: reqwest::Client,
 }
@@ -39,14 +43,18 @@ pub struct LeaseFilter {
 }
 
 impl AdminClient {
-    /// `base` is the listener's address, such as `http://127.0.0.1:9001`.
+    /// `base` is the listener's address, such as `http://127.0.0.1:9001` or `unix:/run/waypost/admin`.
     pub fn new(base: impl Into<String>, token: impl Into<String>) -> Result<AdminClient, ClientError> {
         let base = base.into().trim_end_matches('/').to_owned();
         let token = token.into().trim().to_owned();
         // An admin endpoint is reached directly: a proxy of the environment must not see its token.
-        let http =
-            reqwest::Client::builder().no_proxy().timeout(TIMEOUT).pool_idle_timeout(KEEP_IDLE).build();
-        Ok(AdminClient { base, token, http: http.map_err(|error| ClientError::Unreachable(error.into()))? })
+        let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).pool_idle_timeout(KEEP_IDLE);
+        let (http, url) = match base.strip_prefix(UNIX) {
+            Some(path) => (http.unix_socket(path), "http://localhost".to_owned()),
+            None => (http, base.clone()),
+        };
+        let http = http.build().map_err(|error| ClientError::Unreachable(error.into()))?;
+        Ok(AdminClient { base, url, token, http })
     }
 
     /// The address it asks.
@@ -138,25 +146,25 @@ impl AdminClient {
 
     /// Whether the daemon runs. Needs no token.
     pub async fn live(&self) -> Result<bool, ClientError> {
-        self.send(self.http.get(format!("{}/livez", self.base)))
+        self.send(self.http.get(format!("{}/livez", self.url)))
             .await
             .map(|answer| answer.status().is_success())
     }
 
     /// Whether the daemon takes writes. Needs no token.
     pub async fn ready(&self) -> Result<bool, ClientError> {
-        self.send(self.http.get(format!("{}/readyz", self.base)))
+        self.send(self.http.get(format!("{}/readyz", self.url)))
             .await
             .map(|answer| answer.status().is_success())
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)
+        self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token)
     }
 
     /// Keys of link have any characters.
     fn request_lease(&self, method: Method, kind: &str, key: &str) -> Result<RequestBuilder, ClientError> {
-        let mut url = Url::parse(&self.base).map_err(|error| ClientError::Unreachable(Box::new(error)))?;
+        let mut url = Url::parse(&self.url).map_err(|error| ClientError::Unreachable(Box::new(error)))?;
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(["admin", "api", "leases", kind, key]);
         }

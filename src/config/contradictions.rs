@@ -40,6 +40,17 @@ impl Settings {
             ("link.max_message_bytes", &self.link.max_message_bytes),
             |queue, message| queue >= message,
         );
+        let (certificate, key) = (&self.server.tls_cert, &self.server.tls_key);
+        for (name, given, other, beside) in [
+            ("server.tls_cert", certificate, "server.tls_key", key),
+            ("server.tls_key", key, "server.tls_cert", certificate),
+        ] {
+            if !given.as_os_str().is_empty() && beside.as_os_str().is_empty() {
+                let origin = origin(reader.figment.find_metadata(name));
+                let message = format!("expected {other} beside it");
+                reader.problems.push(Problem { origin, key: name.to_owned(), message });
+            }
+        }
     }
 }
 

@@ -38,6 +38,11 @@ pub struct Checked {
 }
 
 impl Engine {
+    /// Whether the writer answers, whatever it says; waits for that, however many wait already.
+    pub async fn answers(&self) -> bool {
+        self.0.submit(Promise::None, |_| ()).await.is_ok()
+    }
+
     /// Everything that one look should tell; the addresses among the connections are the server's to count.
     pub async fn status(&self, addresses: usize) -> Result<Status, Unavailable> {
         let (leases, live, open, ids) = self

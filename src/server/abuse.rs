@@ -82,8 +82,9 @@ impl AbuseLog {
     }
 
     pub(super) fn note(&self, event: Event, address: IpAddr) {
-        let Some((event, reason)) = event.name() else { return };
         let address = address.to_canonical();
+        // A proxy on a Unix socket that does not say whom it speaks for.
+        let Some((event, reason)) = event.name().filter(|_| !address.is_unspecified()) else { return };
         if let Some(name) = self.take_line(network_of(address)) {
             let addr = if self.plain { address.to_string() } else { name };
             tracing::warn!(target: "waypost::abuse", parent: None, %event, %reason, %addr, "seen");

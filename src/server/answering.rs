@@ -12,15 +12,20 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 
+use super::listen::Plain;
 use crate::clock::Clock;
 
 /// How long a client may take nothing of an answer. Generous, since the kernel tells of what was taken in large steps.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The bytes of a connection, encrypted or not.
+pub type Stream = Either<Plain, Box<TlsStream<Plain>>>;
+
 pub struct Answering {
-    stream: TcpStream,
+    stream: Stream,
     clock: Clock,
     /// Ends the connection, while the client takes nothing.
     alarm: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -38,12 +43,12 @@ impl Upgraded {
 }
 
 impl Answering {
-    pub fn new(stream: TcpStream, clock: Clock) -> (Answering, Upgraded) {
+    pub fn new(stream: Stream, clock: Clock) -> (Answering, Upgraded) {
         let upgraded = Upgraded::default();
         (Answering { stream, clock, alarm: None, upgraded: upgraded.clone() }, upgraded)
     }
 
-    fn stream(&mut self) -> Pin<&mut TcpStream> {
+    fn stream(&mut self) -> Pin<&mut Stream> {
         Pin::new(&mut self.stream)
     }
 

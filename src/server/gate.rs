@@ -5,7 +5,7 @@
 //! after the upgrade.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::http::HeaderMap;
@@ -15,14 +15,18 @@ use ipnet::IpNet;
 use crate::limits::ADDRESSES_PER_SITE;
 use crate::metrics::Refusal;
 
+/// Stands for whoever connects to a Unix socket, which only a proxy on this machine does: it is trusted, and limits of an
+/// address are not for it. No address of a client is this one.
+pub const UNIX_PEER: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
 pub struct Gate {
-    most: usize,
-    most_per_address: usize,
     table: Mutex<Table>,
 }
 
 #[derive(Default)]
 struct Table {
+    most: usize,
+    most_per_address: usize,
     total: usize,
     /// By IPv4 address or IPv6 /64.
     by_address: HashMap<IpAddr, usize>,
@@ -38,7 +42,13 @@ pub struct Permit {
 
 impl Gate {
     pub fn new(most: usize, most_per_address: usize) -> Arc<Gate> {
-        Arc::new(Gate { most, most_per_address, table: Mutex::default() })
+        Arc::new(Gate { table: Mutex::new(Table { most, most_per_address, ..Table::default() }) })
+    }
+
+    /// Other ceilings. Who is in stays in.
+    pub fn limit(&self, most: usize, most_per_address: usize) {
+        let mut table = self.lock();
+        (table.most, table.most_per_address) = (most, most_per_address);
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -50,11 +60,12 @@ impl Gate {
         let mut table = self.lock();
         let from_here = table.by_address.get(&address).copied().unwrap_or(0);
         let from_site = site.and_then(|site| table.by_site.get(&site)).copied().unwrap_or(0);
-        let most_per_site = self.most_per_address.saturating_mul(ADDRESSES_PER_SITE);
-        if from_here >= self.most_per_address || from_site >= most_per_site {
+        let most_per_site = table.most_per_address.saturating_mul(ADDRESSES_PER_SITE);
+        let too_many = from_here >= table.most_per_address || from_site >= most_per_site;
+        if too_many && address != UNIX_PEER {
             return Err(Refusal::Address);
         }
-        if table.total >= self.most {
+        if table.total >= table.most {
             return Err(Refusal::Total);
         }
         table.total += 1;
@@ -112,7 +123,7 @@ fn prefix_of(address: Ipv6Addr, bits: u32) -> IpAddr {
     IpAddr::V6(Ipv6Addr::from(u128::from(address) & !(u128::MAX >> bits)))
 }
 
-/// The address that a connection counts for: the TCP peer's or, behind trusted proxies, the right-most untrusted entry
+/// The address that a connection counts for: its peer's or, behind trusted proxies, the right-most untrusted entry
 /// of X-Forwarded-For, else of Forwarded. An entry that is no address counts for the proxy that passed it on.
 pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
     let peer = peer.to_canonical();
@@ -142,7 +153,7 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> I
 }
 
 pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
-    trusted.iter().any(|network| network.contains(&address.to_canonical()))
+    address == UNIX_PEER || trusted.iter().any(|network| network.contains(&address.to_canonical()))
 }
 
 /// The `for` of one element of Forwarded (RFC 7239).
@@ -157,7 +168,8 @@ fn parse_address(entry: &str) -> Option<IpAddr> {
     let bare = entry.parse::<IpAddr>().ok();
     let with_port = || entry.parse::<std::net::SocketAddr>().ok().map(|address| address.ip());
     let in_brackets = || entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
-    bare.or_else(with_port).or_else(in_brackets).map(|address: IpAddr| address.to_canonical())
+    let address = bare.or_else(with_port).or_else(in_brackets).map(|address: IpAddr| address.to_canonical());
+    address.filter(|address| *address != UNIX_PEER)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use governor::middleware::NoOpMiddleware;
@@ -15,7 +15,7 @@ use governor::state::keyed::HashMapStateStore;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 
-use super::gate::site_of;
+use super::gate::{UNIX_PEER, site_of};
 use crate::clock::Clock;
 use crate::limits::{ADDRESSES_PER_SITE, DROPPED_MESSAGES_BEFORE_CLOSE, LIMITED_ADDRESSES};
 
@@ -82,10 +82,13 @@ type Buckets = RateLimiter<IpAddr, HashMapStateStore<IpAddr>, RunningTime, NoOpM
 /// those of its /64s, so that going through these gains little. An address is forgotten once its bucket is full again, so
 /// that a table is as large as the requests of a short while; where that is too large still, all begin anew.
 pub struct RequestLimiter {
-    tables: Option<Mutex<Tables>>,
+    tables: Mutex<Option<Tables>>,
+    clock: Clock,
 }
 
 struct Tables {
+    per_minute: u32,
+    burst: u32,
     networks: Table,
     sites: Table,
 }
@@ -97,21 +100,38 @@ struct Table {
 }
 
 impl RequestLimiter {
-    /// 0 requests a minute, or a burst of 0, is no limit.
-    pub fn new(requests_per_minute: u32, burst: u32, clock: Clock) -> RequestLimiter {
+    /// Without a limit as yet.
+    pub fn new(clock: Clock) -> RequestLimiter {
+        RequestLimiter { tables: Mutex::default(), clock }
+    }
+
+    /// 0 requests a minute, or a burst of 0, is no limit. Where it is another than before, all begin anew.
+    pub fn limit(&self, per_minute: u32, burst: u32) {
         let table = |times: u32| {
-            let requests = NonZeroU32::new(requests_per_minute.saturating_mul(times))?;
+            let requests = NonZeroU32::new(per_minute.saturating_mul(times))?;
             let burst = NonZeroU32::new(burst.saturating_mul(times))?;
-            Some(Table::new(Quota::per_minute(requests).allow_burst(burst), clock.clone()))
+            Some(Table::new(Quota::per_minute(requests).allow_burst(burst), self.clock.clone()))
         };
-        let tables = table(1).zip(table(ADDRESSES_PER_SITE as u32));
-        RequestLimiter { tables: tables.map(|(networks, sites)| Mutex::new(Tables { networks, sites })) }
+        let mut tables = self.lock();
+        let is_same = |tables: &Tables| (tables.per_minute, tables.burst) == (per_minute, burst);
+        if !tables.as_ref().is_some_and(is_same) {
+            *tables = table(1).zip(table(ADDRESSES_PER_SITE as u32)).map(|(networks, sites)| Tables {
+                per_minute,
+                burst,
+                networks,
+                sites,
+            });
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Tables>> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether an address, or the /64 of one, may ask; if not, how many seconds it should wait.
     pub fn check(&self, address: IpAddr) -> Result<(), u64> {
-        let Some(tables) = &self.tables else { return Ok(()) };
-        let mut tables = tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tables = self.lock();
+        let Some(tables) = tables.as_mut().filter(|_| address != UNIX_PEER) else { return Ok(()) };
         tables.networks.check(address)?;
         site_of(address).map_or(Ok(()), |site| tables.sites.check(site))
     }
@@ -147,10 +167,16 @@ impl Table {
 mod tests {
     use super::*;
 
+    fn limited(per_minute: u32, burst: u32, clock: Clock) -> RequestLimiter {
+        let limiter = RequestLimiter::new(clock);
+        limiter.limit(per_minute, burst);
+        limiter
+    }
+
     #[test]
     fn an_address_spends_its_burst_and_waits_without_hindering_others() {
         let clock = Clock::manual(0);
-        let limiter = RequestLimiter::new(60, 60, clock.clone());
+        let limiter = limited(60, 60, clock.clone());
         let address = |number: u32| IpAddr::from(number.to_be_bytes());
         clock.advance(MINUTE);
         (0..60).for_each(|_| assert_eq!(limiter.check(address(1)), Ok(())));
@@ -158,13 +184,13 @@ mod tests {
         assert_eq!(limiter.check(address(2)), Ok(()));
         clock.advance(Duration::from_secs(1));
         assert_eq!((limiter.check(address(1)), limiter.check(address(1))), (Ok(()), Err(1)));
-        assert_eq!(RequestLimiter::new(0, 1, clock).check(address(1)), Ok(()));
+        assert_eq!(limited(0, 1, clock).check(address(1)), Ok(()));
     }
 
     #[test]
     fn addresses_that_ask_no_more_are_forgotten() {
         let clock = Clock::manual(0);
-        let limiter = RequestLimiter::new(600, 600, clock.clone());
+        let limiter = limited(600, 600, clock.clone());
         for number in 0..20_000_u32 {
             clock.advance(Duration::from_micros(100));
             assert_eq!(limiter.check(IpAddr::from(number.to_be_bytes())), Ok(()));
@@ -174,13 +200,14 @@ mod tests {
 
     /// Addresses, or /64s, and /48s in the tables.
     fn known(limiter: &RequestLimiter) -> (usize, usize) {
-        let tables = limiter.tables.as_ref().unwrap().lock().unwrap();
+        let tables = limiter.lock();
+        let tables = tables.as_ref().unwrap();
         (tables.networks.buckets.len(), tables.sites.buckets.len())
     }
 
     #[test]
     fn a_flood_of_addresses_does_not_grow_the_tables_past_their_cap() {
-        let limiter = RequestLimiter::new(1, 1, Clock::manual(0));
+        let limiter = limited(1, 1, Clock::manual(0));
         let mut most = (0, 0);
         // Each its own /48, and no time passes in which one could be forgotten.
         for number in 0..3 * LIMITED_ADDRESSES as u128 {
@@ -194,7 +221,7 @@ mod tests {
     #[test]
     fn going_through_the_64s_of_a_48_gains_no_more_than_16_addresses() {
         let clock = Clock::manual(0);
-        let limiter = RequestLimiter::new(60, 5, clock.clone());
+        let limiter = limited(60, 5, clock.clone());
         let ask = |site: u128, network: u128| {
             limiter.check(IpAddr::from(((site << 80) | (network << 64)).to_be_bytes()))
         };

@@ -81,13 +81,15 @@ pub fn routes(app: Arc<App>, token: Token) -> Router {
 
 /// Link has paths of its own; for signalling existing clients use any other.
 async fn upgrades(State(Upgrades { app, token }): State<Upgrades>, request: Request, next: Next) -> Response {
-    if let Some(endpoint) = link::endpoint(&request) {
-        return link::open(app, token, endpoint, request);
-    }
-    if upgrade::is_asked(request.headers()) {
-        return open_socket(app, token, request).await;
-    }
-    next.run(request).await
+    let mut response = if let Some(endpoint) = link::endpoint(&request) {
+        link::open(app.clone(), token, endpoint, request)
+    } else if upgrade::is_asked(request.headers()) {
+        open_socket(app.clone(), token, request).await
+    } else {
+        next.run(request).await
+    };
+    app.later.over(&mut response);
+    response
 }
 
 /// Whether the daemon runs, and which it is (directory, last section).
@@ -131,7 +133,7 @@ async fn open_socket(app: Arc<App>, token: Token, request: Request) -> Response 
     let Some(Peer(peer)) = request.extensions().get::<Peer>().copied() else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    let address = client_address(peer, request.headers(), &app.trusted_proxies);
+    let address = client_address(peer, request.headers(), &app.changing.load().trusted_proxies);
     if let Err(seconds) = app.upgrade_limiter.check(network_of(address)) {
         return refuse(&app, address, Refusal::Rate, seconds);
     }
@@ -153,7 +155,7 @@ async fn open_socket(app: Arc<App>, token: Token, request: Request) -> Response 
     })
 }
 
-/// No upgrade, and after how many seconds to try again.
+/// No upgrade, and after how many seconds to try again at the earliest.
 fn refuse(app: &App, address: IpAddr, reason: Refusal, seconds: u64) -> Response {
     app.metrics.refused.get_or_create(&RefusalLabel { reason }).inc();
     app.abuse.note(Event::Upgrade(reason), address);

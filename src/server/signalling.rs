@@ -29,8 +29,13 @@ pub async fn serve(opening: Opening, app: Arc<App>, address: IpAddr, token: Toke
     let Some(socket) = opening.socket().await else { return };
     let joined = app.engine.join(address);
     let counted = Counted::one(&app.metrics.connections);
+    let (messages_per_minute, pair_requests_per_minute) = {
+        let connections = &app.changing.load().connections;
+        (connections.messages_per_minute, connections.pair_requests_per_minute)
+    };
     let dialect = Signalling {
-        limiter: Limiter::new(app.limits.connections.messages_per_minute, app.clock.clone()),
+        limiter: Limiter::new(messages_per_minute, app.clock.clone()),
+        pair_requests_per_minute,
         pair_limiter: None,
         socket: joined.outbox.socket,
         app: app.clone(),
@@ -60,6 +65,7 @@ struct Signalling {
     app: Arc<App>,
     socket: SocketId,
     limiter: Limiter,
+    pair_requests_per_minute: u32,
     /// Made with the first such request: most sockets never ask to pair.
     pair_limiter: Option<Box<Limiter>>,
 }
@@ -135,8 +141,7 @@ impl Signalling {
     /// looked at before that is told.
     fn admit_pairing<T>(&mut self, request: OfRegistered<T>) -> OfRegistered<T> {
         let limiter = self.pair_limiter.get_or_insert_with(|| {
-            let most = self.app.limits.connections.pair_requests_per_minute;
-            Box::new(Limiter::new(most, self.app.clock.clone()))
+            Box::new(Limiter::new(self.pair_requests_per_minute, self.app.clock.clone()))
         });
         request.and_then(|request| match limiter.check() {
             Verdict::Pass => Ok(request),

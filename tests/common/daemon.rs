@@ -21,9 +21,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use waypost::client::{AdminClient, RawSocket};
 use waypost::clock::{Clock, Millis};
-use waypost::config::Settings;
-use waypost::daemon::{ADMIN_TOKEN, Addresses, Daemon, Surroundings};
+use waypost::config::{Changes, Settings};
+use waypost::daemon::{ADMIN_TOKEN, Daemon, Surroundings};
 use waypost::engine::Engine;
+use waypost::server::listen::Address;
+use waypost::server::tls::TlsError;
 use waypost::store::Faults;
 use waypost::wire::admin::Status;
 
@@ -33,6 +35,13 @@ pub const SECOND: Duration = Duration::from_secs(1);
 pub const HOUR: Duration = Duration::from_secs(3600);
 /// What the manual clock shows at first.
 pub const BEGINNING: Millis = 1_800_000_000_000;
+
+/// Where a daemon listens.
+#[derive(Clone, Copy)]
+pub struct Addresses {
+    pub public: SocketAddr,
+    pub admin: SocketAddr,
+}
 
 /// A daemon in this process.
 pub struct TestDaemon {
@@ -114,11 +123,25 @@ impl TestDaemon {
     }
 
     pub fn engine(&self) -> &Engine {
-        self.running.as_ref().unwrap().engine()
+        self.running().engine()
     }
 
+    /// Where it listens, as long as that is TCP.
     pub fn addresses(&self) -> Addresses {
-        self.running.as_ref().unwrap().addresses()
+        let addresses = self.running().addresses();
+        Addresses { public: addresses.public.tcp().unwrap(), admin: addresses.admin.tcp().unwrap() }
+    }
+
+    pub fn running(&self) -> &Daemon {
+        self.running.as_ref().unwrap()
+    }
+
+    /// Takes over changed settings, as at a SIGHUP.
+    pub fn reload(&mut self, change: impl FnOnce(&mut Settings)) -> Result<Changes, TlsError> {
+        let running = self.running.as_mut().unwrap();
+        let mut read = running.settings().clone();
+        change(&mut read);
+        running.reload(read)
     }
 
     pub fn data_dir(&self) -> &Path {
@@ -158,7 +181,7 @@ impl TestDaemon {
     }
 
     pub fn admin(&self) -> AdminClient {
-        AdminClient::new(format!("http://{}", self.addresses().admin), self.token()).unwrap()
+        AdminClient::new(self.running().addresses().admin.admin_url(), self.token()).unwrap()
     }
 
     pub async fn status(&self) -> Status {
@@ -337,6 +360,7 @@ pub async fn soon<T>(waited_for: impl Future<Output = T>) -> T {
 
 /// The real binary on a data directory.
 pub struct Process {
+    /// Where it listens; 0.0.0.0:0 in place of a Unix socket.
     pub public: SocketAddr,
     pub admin: SocketAddr,
     child: Child,
@@ -380,7 +404,10 @@ impl Process {
         };
         // Goes on reading, so that the daemon never waits for its log to be read.
         std::thread::spawn(move || log.lines().for_each(drop));
-        let address = |name: &str| fields[name].as_str().unwrap().parse().unwrap();
+        let address = |name: &str| {
+            let address: Address = fields[name].as_str().unwrap().parse().unwrap();
+            address.tcp().unwrap_or(([0, 0, 0, 0], 0).into())
+        };
         Process { public: address("listen"), admin: address("admin_listen"), child }
     }
 

@@ -1,5 +1,6 @@
 //! Clients in Python against the daemon. Owns where Python is looked for, and when a test may be skipped for want of it. Must
 //! not know any single story.
+#![allow(dead_code, reason = "each test file uses its share")]
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -11,6 +12,11 @@ const PYTHON: &str = "WAYPOST_PYTHON";
 
 /// Runs a script of `tests/clients`; `None`: there is no Python with the library it needs, and that was said.
 pub fn run(script: &str, library: &str, arguments: &[&str]) -> Option<Output> {
+    command(script, library).map(|mut command| command.args(arguments).output().unwrap())
+}
+
+/// The same, to be run by the caller.
+pub fn command(script: &str, library: &str) -> Option<Command> {
     let python = std::env::var(PYTHON).unwrap_or_else(|_| "python3".to_owned());
     let looked = Command::new(&python).args(["-c", &format!("import {library}")]).output();
     if !looked.as_ref().is_ok_and(|output| output.status.success()) {
@@ -28,5 +34,7 @@ pub fn run(script: &str, library: &str, arguments: &[&str]) -> Option<Output> {
         return None;
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
-    Some(Command::new(&python).arg(path).args(arguments).output().unwrap())
+    let mut command = Command::new(&python);
+    command.arg(path);
+    Some(command)
 }

@@ -27,7 +27,10 @@ pub async fn token(State(app): State<Arc<App>>, request: Request, next: Next) ->
     if shown.is_some()
         && let Some(Peer(peer)) = request.extensions().get().copied()
     {
-        app.abuse.note(Event::Token, client_address(peer, request.headers(), &app.trusted_proxies));
+        app.abuse.note(
+            Event::Token,
+            client_address(peer, request.headers(), &app.changing.load().trusted_proxies),
+        );
     }
     let failure = Failure::new(
         StatusCode::UNAUTHORIZED,

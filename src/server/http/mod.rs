@@ -26,9 +26,10 @@ use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 
 use super::App;
+use super::later::Fixed;
 use crate::engine::Claimant;
 use crate::limits::PEER_BODY_BYTES;
-use crate::wire::http::Problem;
+use crate::wire::http::{Also, Problem};
 
 /// The stable code of a failure, whose body is fixed by the dialects.
 pub const ERROR_CODE: HeaderName = HeaderName::from_static("x-error-code");
@@ -63,6 +64,9 @@ impl IntoResponse for Failure {
         }
         let body = Json(problem.body());
         let mut response = (status, headers, body).into_response();
+        if let Also::UnsuccessfulUntil(_) = problem.also {
+            response.extensions_mut().insert(Fixed);
+        }
         if let Cow::Borrowed(code) = problem.refusal.code {
             response.extensions_mut().insert(Code(code));
         }

@@ -95,7 +95,7 @@ impl IntoResponse for Refused {
 /// The accept loop puts the TCP peer there.
 fn client_address_of(app: &App, request: &Request) -> Option<IpAddr> {
     let Peer(peer) = request.extensions().get::<Peer>().copied()?;
-    Some(client_address(peer, request.headers(), &app.trusted_proxies))
+    Some(client_address(peer, request.headers(), &app.changing.load().trusted_proxies))
 }
 
 fn try_open(
