@@ -54,18 +54,18 @@ pub struct Surroundings {
     pub clock: Clock,
     pub rng: StdRng,
     pub faults: Faults,
+    pub inherited: Inherited,
     /// What may be set of the log.
     pub log_level: LogLevel,
-    pub inherited: Inherited,
 }
 
 impl Default for Surroundings {
     fn default() -> Surroundings {
         #[allow(clippy::disallowed_methods, reason = "the one generator, seeded from the operating system")]
         let rng = rand::make_rng();
-        let (_, log_level) = LogLevel::new("info");
         let (faults, inherited) = (Faults::default(), Inherited::default());
-        Surroundings { clock: Clock::system(), rng, faults, log_level, inherited }
+        let (_, log_level) = LogLevel::new("info");
+        Surroundings { clock: Clock::system(), rng, faults, inherited, log_level }
     }
 }
 
@@ -99,7 +99,7 @@ impl Daemon {
     }
 
     pub async fn bind_in(settings: Settings, surroundings: Surroundings) -> Result<Daemon, StartError> {
-        let Surroundings { clock, rng, faults, log_level, inherited } = surroundings;
+        let Surroundings { clock, rng, faults, inherited, log_level } = surroundings;
         let mut on = settings.clone();
         if let Some(handed) = &inherited.public {
             on.server.listen = handed.address().map_err(StartError::Listen)?;

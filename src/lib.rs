@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`id`] [`clock`] [`limits`] [`metrics`] [`logging`] | validated ids; the only clock; every ceiling with its unit; every metric; names in the log, and its level |
 //! | [`wire`] | messages exactly as they travel |
-//! | [`store`] | sled: keys, records, atomic changes, the expiry index, migrations, the consistency check |
+//! | [`store`] | sled: keys, records, atomic changes, the expiry index, migrations, backups, the consistency check |
 //! | [`registry`] | the rules: pure and synchronous |
 //! | [`live`] | what exists only while sockets do: who holds which id, pairing, the chunk relay, the slots of link, bounded outboxes |
 //! | [`engine`] | the writer, group commit, promises, sweeping: where store, registries and live meet |

@@ -252,6 +252,12 @@ metrics! {
     flush: Histogram = Histogram::new(exponential_buckets(0.000_128, 2.0, 16)), "store_flush", Unit::Seconds;
     /// Commits or flushes that failed.
     storage_failures: Counter = Counter::default(), "store_failures";
+    /// When the last backup was begun that was taken whole, in seconds since the Unix epoch.
+    backup_time: Gauge = Gauge::default(), "backup_last_start_timestamp", Unit::Seconds;
+    /// Bytes of that backup.
+    backup_bytes: Gauge = Gauge::default(), "backup_last_size", Unit::Bytes;
+    /// How long that backup took.
+    backup_duration: Gauge<f64, AtomicU64> = Gauge::default(), "backup_last_duration", Unit::Seconds;
     /// Rows that did not decode when the store was folded; they are kept and left alone.
     undecodable: Gauge = Gauge::default(), "store_undecodable_rows";
 }

@@ -162,6 +162,29 @@ async fn no_line_names_a_client_unless_the_operator_wants_it() {
 }
 
 #[tokio::test]
+async fn behind_a_proxy_that_sends_proxy_headers_it_is_the_client_that_is_named() {
+    let settings = ["server.proxy_protocol=true", "server.trusted_proxies=127.0.0.1", "log.identities=true"];
+    let settings = settings.into_iter().flat_map(|setting| ["--set", setting]);
+    let daemon = Logged::start("text", &settings.collect::<Vec<_>>()).await;
+    let mut crowd = Vec::new();
+    for _ in 0..65 {
+        let mut stream = from(1, daemon.public).await;
+        let header =
+            [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", &[203, 0, 113, 9, 127, 0, 0, 1, 0, 7, 0, 7][..]].concat();
+        stream.write_all(&header).await.unwrap();
+        crowd.push(stream);
+    }
+    daemon.until("seen event=connection_refused reason=address addr=203.0.113.9").await;
+    from(1, daemon.public).await.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    drop(from(CROWD, daemon.public).await);
+    daemon
+        .until(&format!("seen event=connection_refused reason=bad_proxy_header addr=127.0.0.{CROWD}"))
+        .await;
+    let log = daemon.stop();
+    assert!(!log.contains("addr=127.0.0.1\n"), "what a proxy does is no client's abuse: {log}");
+}
+
+#[tokio::test]
 async fn a_row_that_does_not_decode_is_named_as_its_peer_is() {
     let (_, mut place) = Logged::start("text", &[]).await.stop_and_keep();
     let damage = |db: &sled::Db| {

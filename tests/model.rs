@@ -3,6 +3,8 @@
 
 #[path = "model/chunks.rs"]
 mod chunks;
+#[path = "model/elsewhere.rs"]
+mod elsewhere;
 #[path = "model/http.rs"]
 mod http;
 #[path = "model/link.rs"]
@@ -20,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chunks::{BUDGET, ChunkModel, ChunkStep, Push};
+use elsewhere::Way;
 use http::{HttpModel, register_peer};
 use link::{LinkModel, MAX_PHONES};
 use peers::{PEERS, Peers, id, join};
@@ -235,13 +238,14 @@ impl<'a> Bench<'a> {
             Step::Chunks(steps) => self.run_chunks(steps).await,
             Step::ChunksOverRestart(before, after) => {
                 self.run_chunks(before).await;
-                self.restart().await;
+                self.restart(None).await;
                 self.run_chunks(after).await;
             }
             Step::FailingPush(push) => self.failing_push(push, false).await,
             Step::UnflushedPush(push) => self.failing_push(push, true).await,
             Step::Sweep => self.sweep().await,
-            Step::Restart => self.restart().await,
+            Step::Restart => self.restart(None).await,
+            Step::Elsewhere(way) => self.restart(Some(*way)).await,
             // A request without rows has nothing to commit or flush.
             Step::FailingMeet(meet) | Step::FailingFlush(meet)
                 if meet.points.is_empty() && meet.tokens.is_empty() => {}
@@ -305,12 +309,20 @@ impl<'a> Bench<'a> {
         }
     }
 
-    async fn restart(&mut self) {
+    async fn restart(&mut self, way: Option<Way>) {
+        if let Some(Way::Backup) = way {
+            elsewhere::back_up(&self.engine, self.folder).await;
+        }
         self.engine.drain().await;
         self.peers.clear();
         self.link.restart();
         self.chunks.restart();
         self.engine.stop().await;
+        match way {
+            None => {}
+            Some(Way::Backup) => elsewhere::restored(self.folder, &self.clock),
+            Some(Way::Export) => elsewhere::carried(self.folder, &self.clock),
+        }
         self.engine = start(self.folder, &self.clock, &self.faults, &self.metrics);
         self.model.boot += 1;
         self.model.grace_end = self.clock.now() + GRACE;

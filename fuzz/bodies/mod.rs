@@ -7,6 +7,7 @@
 mod http;
 mod link;
 mod signalling;
+mod snapshots;
 mod store;
 mod surroundings;
 
@@ -19,6 +20,7 @@ use waypost::wire::http::{ErrorBody, Problem};
 pub use http::{bootstrap, directory, queries};
 pub use link::link;
 pub use signalling::signalling;
+pub use snapshots::snapshots;
 pub use store::{keys, rows};
 pub use surroundings::{ids, proxies, proxy_headers, settings};
 
@@ -26,7 +28,7 @@ pub use surroundings::{ids, proxies, proxy_headers, settings};
 type Body = fn(&[u8]);
 
 /// Every target by its name, which is also that of its corpus.
-pub const ALL: [(&str, Body); 11] = [
+pub const ALL: [(&str, Body); 12] = [
     ("bootstrap", bootstrap),
     ("directory", directory),
     ("ids", ids),
@@ -38,6 +40,7 @@ pub const ALL: [(&str, Body); 11] = [
     ("rows", rows),
     ("settings", settings),
     ("signalling", signalling),
+    ("snapshots", snapshots),
 ];
 
 const PROTOCOL: &str = include_str!("../../docs/protocol.md");

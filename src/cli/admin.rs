@@ -114,7 +114,28 @@ pub struct Options {
     token_file: Option<PathBuf>,
     /// Print JSON instead of a table.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
+}
+
+impl Options {
+    /// The client for these, and the address that it asks; what they do not name is given.
+    pub(super) async fn client(
+        &self,
+        url: &str,
+        token_file: &Path,
+    ) -> Result<(AdminClient, String), AskError> {
+        let url = self.admin.as_deref().unwrap_or(url);
+        let token_file = self.token_file.as_deref().unwrap_or(token_file);
+        let token = std::fs::read_to_string(token_file)
+            .map_err(|source| AskError::Token { path: token_file.to_owned(), source });
+        // Without a daemon there may be no token either, and that there is none is the better thing to say.
+        let client = AdminClient::new(url, token.as_deref().unwrap_or_default()).map_err(at(url))?;
+        if token.is_err() {
+            client.live().await.map_err(at(url))?;
+        }
+        token?;
+        Ok((client, url.to_owned()))
+    }
 }
 
 /// Why there is nothing to show. The text holds the cause, too.
@@ -138,19 +159,11 @@ impl Command {
     /// name others, and prints the answer to stdout.
     pub async fn run(&self, url: &str, token_file: &Path) -> Result<(), AskError> {
         let options = self.options();
-        let url = options.admin.as_deref().unwrap_or(url);
-        let token_file = options.token_file.as_deref().unwrap_or(token_file);
         if let Command::Healthcheck { .. } = self {
-            return healthcheck(url, options).await;
+            return healthcheck(options.admin.as_deref().unwrap_or(url), options).await;
         }
-        let token = std::fs::read_to_string(token_file)
-            .map_err(|source| AskError::Token { path: token_file.to_owned(), source });
-        // Without a daemon there may be no token either, and that there is none is the better thing to say.
-        let client = AdminClient::new(url, token.as_deref().unwrap_or_default()).map_err(at(url))?;
-        if token.is_err() {
-            client.live().await.map_err(at(url))?;
-        }
-        token?;
+        let (client, url) = options.client(url, token_file).await?;
+        let url = url.as_str();
         let text = match self {
             Command::Status { watch: Some(seconds), .. } => {
                 return watch::watch(&client, Duration::from_secs(*seconds), options.json).await;

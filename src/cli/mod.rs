@@ -5,6 +5,7 @@ mod admin;
 pub mod bench;
 mod compact;
 mod config;
+mod data;
 mod generate;
 mod run;
 mod service;
@@ -58,6 +59,8 @@ enum Command {
     Config(config::Command),
     #[command(flatten)]
     Admin(admin::Command),
+    #[command(flatten)]
+    Data(data::Command),
     /// Give back the disk space that the store does not need any more; with the daemon stopped.
     Compact(compact::Compact),
     /// Print a script that completes these commands in a shell.
@@ -178,6 +181,12 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Exit> {
             let token_file = server.data_dir.join(ADMIN_TOKEN);
             let runtime = tokio::runtime::Builder::new_multi_thread();
             block_on(runtime, async { command.run(&url, &token_file).await })
+        }
+        Some(Command::Data(command)) => {
+            let server = cli.flags.settings()?.server;
+            let (url, data_dir) = (format!("http://{}", server.admin_listen), server.data_dir);
+            let place = data::Place { url, token_file: data_dir.join(ADMIN_TOKEN), data_dir };
+            command.run(&place).map(ExitCode::from)
         }
         Some(Command::Compact(command)) => {
             let store = cli.flags.settings()?.server.data_dir.join(STORE);

@@ -9,15 +9,17 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use super::ClientError;
-use super::http::KEEP_IDLE;
+use super::http::{KEEP_IDLE, unread};
 use crate::wire::admin::{
-    AdminError, ClaimPage, Connections, Done, Lease, LeasePage, LogLevel, Status, Swept,
+    AdminError, Checked, ClaimPage, Connections, Done, Lease, LeasePage, LogLevel, Status, Swept,
 };
 
 /// What stands before the path of a Unix socket in place of an address.
 const UNIX: &str = "unix:";
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// The same for what reads the whole store.
+const WHOLE: Duration = Duration::from_secs(24 * 3600);
 
 /// Asks one daemon's admin endpoint. Cheap to clone.
 #[derive(Clone)]
@@ -27,6 +29,17 @@ pub struct AdminClient {
     url: String,
     token: String,
     http: reqwest::Client,
+}
+
+/// A file on its way.
+pub struct Pieces(Response);
+
+impl Pieces {
+    /// The next piece; `None` at the end of a file that is whole.
+    pub async fn next(&mut self) -> Result<Option<impl AsRef<[u8]> + use<>>, ClientError> {
+        let piece = tokio::time::timeout(TIMEOUT, self.0.chunk()).await.map_err(|_| ClientError::Timeout)?;
+        piece.map_err(|error| unread(&error))
+    }
 }
 
 /// Which leases to list; the default is all of them.
@@ -104,6 +117,17 @@ impl AdminClient {
     /// Ends what has ended, now.
     pub async fn sweep(&self) -> Result<Swept, ClientError> {
         self.json(self.request(Method::POST, "/admin/api/sweep")).await
+    }
+
+    /// What is wrong in the store. The daemon answers nobody meanwhile.
+    pub async fn check(&self) -> Result<Checked, ClientError> {
+        self.json(self.request(Method::POST, "/admin/api/check").timeout(WHOLE)).await
+    }
+
+    /// Begins a backup; its file is to be taken piece by piece.
+    pub async fn backup(&self) -> Result<Pieces, ClientError> {
+        let request = self.request(Method::POST, "/admin/api/backup").timeout(WHOLE);
+        Ok(Pieces(accepted(self.send(request).await?).await?))
     }
 
     /// Ends a lease before its time.

@@ -5,6 +5,7 @@
 
 mod actions;
 mod alarm;
+pub mod backup;
 mod bootstrap;
 mod chunks;
 mod directory;
@@ -206,7 +207,6 @@ impl Engine {
         }
         let undecodable = folded.undecodable.len();
         metrics.undecodable.set(undecodable as i64);
-
         let (commands, inbox) = mpsc::channel();
         let budget = Budget::new(limits.connections.outbox_total_bytes, metrics.clone());
         let links = Links::new(&limits.link, budget.clone(), metrics.clone());

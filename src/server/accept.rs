@@ -79,62 +79,65 @@ impl Entrance {
     fn take(self: &Arc<Entrance>, stream: Plain, peer: IpAddr, token: &Token) {
         let trusted = is_trusted(peer, &self.app.changing.load().trusted_proxies);
         if self.before.proxy_header && !trusted {
-            return self.refused(Refusal::BadProxyHeader);
+            return self.refused(Refusal::BadProxyHeader, peer);
         }
         match self.admit(peer, trusted) {
             Ok(permit) => {
                 let (entrance, token) = (self.clone(), token.clone());
                 tokio::spawn(async move { entrance.run(stream, peer, permit, token).await });
             }
-            Err(reason) => self.refused(reason),
+            Err(reason) => self.refused(reason, peer),
         }
     }
 
     fn admit(&self, peer: IpAddr, trusted: bool) -> Result<Option<Permit>, Refusal> {
-        let admitted = (!trusted).then(|| self.pending.admit(peer)).transpose();
-        admitted.inspect_err(|reason| self.app.abuse.note(Event::Connection(*reason), peer))
+        (!trusted).then(|| self.pending.admit(peer)).transpose()
     }
 
-    fn refused(&self, reason: Refusal) {
+    fn refused(&self, reason: Refusal, peer: IpAddr) {
         self.app.metrics.refused.get_or_create(&RefusalLabel { reason }).inc();
+        // What a proxy does wrong is no client's abuse.
+        if !is_trusted(peer, &self.app.changing.load().trusted_proxies) {
+            self.app.abuse.note(Event::Connection(reason), peer);
+        }
     }
 
-    async fn run(&self, stream: Plain, peer: IpAddr, permit: Option<Permit>, mut token: Token) {
+    async fn run(&self, stream: Plain, mut peer: IpAddr, permit: Option<Permit>, mut token: Token) {
         if self.before == Before::default() {
             serve(Either::Left(stream), peer, self.routes.clone(), &self.app, token).await;
             return drop(permit);
         }
         // Whoever has not begun when the daemon ends is not waited for.
         let begun = tokio::select! {
-            begun = Box::pin(self.begin(stream, peer, permit)) => begun,
+            begun = Box::pin(self.begin(stream, &mut peer, permit)) => begun,
             () = token.stopped() => return,
         };
         match begun {
-            Ok((stream, peer, permit)) => {
+            Ok((stream, permit)) => {
                 serve(stream, peer, self.routes.clone(), &self.app, token).await;
                 drop(permit);
             }
-            Err(reason) => self.refused(reason),
+            Err(reason) => self.refused(reason, peer),
         }
     }
 
-    /// What comes before HTTP; whose connection it is then.
+    /// What comes before HTTP; `peer` is whose connection it is then.
     async fn begin(
         &self,
         mut stream: Plain,
-        mut peer: IpAddr,
+        peer: &mut IpAddr,
         mut permit: Option<Permit>,
-    ) -> Result<(Stream, IpAddr, Option<Permit>), Refusal> {
+    ) -> Result<(Stream, Option<Permit>), Refusal> {
         if self.before.proxy_header {
             let told = self.in_time(proxy::read(&mut stream)).await;
             if let Some(client) = told.map_err(|_| Refusal::BadProxyHeader)? {
-                peer = client;
-                let trusted = is_trusted(peer, &self.app.changing.load().trusted_proxies);
-                permit = self.admit(peer, trusted)?;
+                *peer = client;
+                let trusted = is_trusted(client, &self.app.changing.load().trusted_proxies);
+                permit = self.admit(client, trusted)?;
             }
         }
         if !self.before.tls {
-            return Ok((Either::Left(stream), peer, permit));
+            return Ok((Either::Left(stream), permit));
         }
         let acceptor = self.app.changing.load().identity.as_ref().map(|identity| identity.acceptor.clone());
         let shaken = self.in_time(acceptor.ok_or(Refusal::BadTls)?.accept(stream)).await;
@@ -142,7 +145,7 @@ impl Entrance {
             tracing::debug!(%error, "no handshake of TLS");
             Refusal::BadTls
         })?;
-        Ok((Either::Right(Box::new(stream)), peer, permit))
+        Ok((Either::Right(Box::new(stream)), permit))
     }
 
     async fn in_time<T>(&self, step: impl Future<Output = io::Result<T>>) -> io::Result<T> {

@@ -24,6 +24,11 @@ impl ServerKey {
         Ok(ServerKey(SigningKey::from_bytes(&bytes.ok_or_else(malformed)?)))
     }
 
+    /// What its file holds. As secret as the file.
+    pub fn text(&self) -> String {
+        format!("{}\n", URL_SAFE_NO_PAD.encode(self.0.to_bytes()))
+    }
+
     /// The public half.
     pub fn public(&self) -> [u8; 32] {
         self.0.verifying_key().to_bytes()

@@ -63,6 +63,12 @@ impl Changes {
         self.rows.is_empty()
     }
 
+    /// Takes another one's rows behind its own.
+    pub(super) fn append(&mut self, mut other: Changes) {
+        self.rows.append(&mut other.rows);
+        self.earliest = self.earliest.into_iter().chain(other.earliest).min();
+    }
+
     /// How many rows this writes or removes.
     pub fn rows(&self) -> usize {
         self.rows.len()

@@ -20,9 +20,9 @@ const BATCH: usize = 300;
 const STRIDE: u64 = 4096;
 /// What a fresh store takes at most: a multiple of the bytes of its keys and values, so many for each row, and so many
 /// in any case; measured, and rounded up.
-const SPACE_FACTOR: u64 = 3;
-const SPACE_ROW: u64 = 300;
-const SPACE_LEAST: u64 = 16 << 20;
+pub(super) const SPACE_FACTOR: u64 = 3;
+pub(super) const SPACE_ROW: u64 = 300;
+pub(super) const SPACE_LEAST: u64 = 16 << 20;
 
 /// What a compaction is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,13 +124,13 @@ pub fn compact(
 }
 
 /// Whether another folder can take the store's name.
-fn is_in_place(path: &Path) -> io::Result<bool> {
+pub(super) fn is_in_place(path: &Path) -> io::Result<bool> {
     let (store, folder) = (fs::symlink_metadata(path)?, fs::metadata(swap::parent(path))?);
     Ok(store.is_dir() && store.dev() == folder.dev())
 }
 
 /// As it is: neither migrated nor counted as a boot.
-fn open_old(path: &Path) -> Result<Db, OpenError> {
+pub(super) fn open_old(path: &Path) -> Result<Db, OpenError> {
     let db = open_whole(path)?;
     let found = guarded(|| migrate::schema_of(&db)).map_err(|error| OpenError::of(path, error))?;
     if found > SCHEMA {
@@ -187,25 +187,8 @@ impl Job<'_> {
         self.faults.on_step()?;
         let fresh = open_fresh(&self.fresh)?;
         self.faults.on_step()?;
-        for name in db.tree_names() {
-            let (from, to) = (db.open_tree(&name)?, fresh.open_tree(&name)?);
-            let mut rows = from.iter();
-            loop {
-                let (mut batch, mut taken) = (Batch::default(), 0);
-                for row in rows.by_ref().take(BATCH) {
-                    let (key, value) = row?;
-                    batch.insert(key, value);
-                    taken += 1;
-                    counter.one();
-                }
-                if taken == 0 {
-                    break;
-                }
-                to.apply_batch(batch)?;
-                fresh.flush()?;
-            }
-            self.faults.on_step()?;
-        }
+        copy_rows(db, &fresh, &mut || counter.one())?;
+        self.faults.on_step()?;
         fresh.flush()?;
         let end = log::end(&fresh);
         drop(fresh);
@@ -259,12 +242,35 @@ impl Job<'_> {
     }
 }
 
-fn open_fresh(path: &Path) -> Result<Db, StoreError> {
+pub(super) fn open_fresh(path: &Path) -> Result<Db, StoreError> {
     open_sled(path).map_err(|error| StoreError::Disk(io::Error::other(error)))
 }
 
+/// All rows of all trees, one by one told.
+pub(super) fn copy_rows(db: &Db, fresh: &Db, one: &mut dyn FnMut()) -> Result<(), StoreError> {
+    for name in db.tree_names() {
+        let (from, to) = (db.open_tree(&name)?, fresh.open_tree(&name)?);
+        let mut rows = from.iter();
+        loop {
+            let (mut batch, mut taken) = (Batch::default(), 0);
+            for row in rows.by_ref().take(BATCH) {
+                let (key, value) = row?;
+                batch.insert(key, value);
+                taken += 1;
+                one();
+            }
+            if taken == 0 {
+                break;
+            }
+            to.apply_batch(batch)?;
+            fresh.flush()?;
+        }
+    }
+    Ok(())
+}
+
 /// Rows, and the bytes of their keys and values.
-fn count(db: &Db, progress: &mut dyn FnMut(Progress)) -> Result<(u64, u64), StoreError> {
+pub(super) fn count(db: &Db, progress: &mut dyn FnMut(Progress)) -> Result<(u64, u64), StoreError> {
     let mut counter = Counter::new(Phase::Count, 0, progress);
     let mut bytes = 0;
     for name in db.tree_names() {

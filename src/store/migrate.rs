@@ -50,11 +50,21 @@ pub(super) fn run(db: Db, path: &Path, steps: &[Migration]) -> Result<Db, OpenEr
         tracing::info!(from = found, to = known, copy = %copy.display(), "upgrading the store; a copy is kept");
         keep_copy(&db, &copy)?;
     }
-    for number in found..known {
-        let step = &steps[number as usize];
-        guarded(|| run_step(&db, path, number + 1, step)).map_err(|error| OpenError::of(path, error))?;
-    }
+    guarded(|| run_steps(&db, path, found, steps)).map_err(|error| OpenError::of(path, error))?;
     Ok(db)
+}
+
+/// The steps after `found`.
+fn run_steps(db: &Db, path: &Path, found: u32, steps: &[Migration]) -> Result<(), StoreError> {
+    for (number, step) in (1..).zip(steps).skip(found as usize) {
+        run_step(db, path, number, step)?;
+    }
+    Ok(())
+}
+
+/// Brings a store to this version's schema, without keeping a copy: it is one itself.
+pub(super) fn upgrade(db: &Db, path: &Path) -> Result<(), StoreError> {
+    run_steps(db, path, schema_of(db)?, STEPS)
 }
 
 /// 0 is a store that has just been made.
@@ -84,7 +94,7 @@ fn run_step(db: &Db, path: &Path, number: u32, step: &Migration) -> Result<(), S
     Ok(())
 }
 
-fn copy_path(path: &Path, schema: u32) -> PathBuf {
+pub(super) fn copy_path(path: &Path, schema: u32) -> PathBuf {
     swap::beside(path, &format!("schema-{schema}"))
 }
 

@@ -3,7 +3,9 @@
 //! Owns opening, atomic commits, flushes that survive a power cut, and folding the rows back. This folder is the only
 //! place that names sled and bincode. Must not know who asks or what the registries' rules are.
 
+mod backup;
 mod bytes;
+mod carry;
 mod changes;
 mod check;
 mod compact;
@@ -13,10 +15,15 @@ mod fold;
 mod key;
 mod log;
 mod migrate;
+mod offline;
 mod payloads;
 mod read;
 mod record;
+mod restore;
+mod side;
+mod snapshot;
 mod swap;
+mod upgrade;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -26,7 +33,9 @@ use std::time::Duration;
 use sled::transaction::TransactionError;
 use sled::{Batch, Transactional, Tree};
 
+pub use backup::{Backup, BackupError, Made};
 pub use bytes::{index_row, read_index_row, read_rows};
+pub use carry::{CarryError, Exported, Imported, export, import};
 pub use changes::{Changes, Indexed, Rows};
 pub use check::{Problem, Report};
 pub use compact::{CompactError, Compacted, Phase, Progress, compact};
@@ -34,14 +43,20 @@ pub use faults::Faults;
 pub use fold::Folded;
 pub use key::{HELD, LeaseKey};
 pub use migrate::{Migration, Plan, SCHEMA};
+pub use offline::{OfflineError, Repaired, check, repair};
 pub use payloads::{DropRef, Pinned, Pins};
 pub use read::{Due, Index, Row};
 pub use record::{
     Amendment, ChunkRecord, ClaimRecord, PeerRecord, PointRecord, RegistrationRecord, RelayRecord, Seen,
     ServerRecord, TurnRecord, TurnSessionRecord, Undecodable,
 };
+pub use restore::{RestoreError, Restored, Verified, restore, verify};
+pub use side::{Replace, SideError};
+pub use snapshot::{Decoder, Encoder, Head, Rows as SnapshotRows, SnapshotError, SnapshotRow};
+pub use upgrade::{Upgrade, UpgradeError, upgrade};
 
 use crate::id::Kind;
+use backup::Recorder;
 use disk::Disk;
 
 /// Why a store cannot be opened. Each says what to do.
@@ -106,6 +121,7 @@ pub struct Store {
     /// How many commits there have been, and up to which one sled has surely written them.
     committed: AtomicU64,
     written: AtomicU64,
+    recorder: Recorder,
     /// Held until everything above is closed.
     _lock: std::fs::File,
 }
@@ -147,6 +163,7 @@ impl Store {
             boot: 0,
             committed: AtomicU64::new(0),
             written: AtomicU64::new(0),
+            recorder: Recorder::default(),
             _lock: lock,
         })
     }
@@ -181,26 +198,16 @@ impl Store {
             return Ok(());
         }
         self.faults.on_write()?;
-        let mut batches: Vec<(&'static str, Batch)> = Vec::with_capacity(4);
-        for row in &changes.rows {
-            let at = batches.iter().position(|(tree, _)| *tree == row.tree).unwrap_or_else(|| {
-                batches.push((row.tree, Batch::default()));
-                batches.len() - 1
-            });
-            match &row.value {
-                Some(value) => batches[at].1.insert(row.key.clone(), value.clone()),
-                None => batches[at].1.remove(row.key.clone()),
-            }
-        }
-        let batches = batches.into_iter().map(|(tree, batch)| Ok((self.tree(tree)?, batch)));
-        let batches = batches.collect::<Result<Vec<_>, StoreError>>()?;
+        let batches = batches(changes, |tree| self.tree(tree))?;
         guarded(|| {
             // Else each of sled's I/O threads may hold a write that waits for a truncation, which waits for an I/O thread.
             let written = self.written.load(Ordering::Acquire);
             if self.committed.load(Ordering::Acquire) - written >= MOST_UNWRITTEN {
                 self.write_out()?;
             }
+            let mut recording = self.recorder.lock();
             apply(&batches)?;
+            recording.committed(changes);
             self.committed.fetch_add(1, Ordering::Release);
             Ok(())
         })
@@ -245,6 +252,25 @@ impl Store {
     fn lease_tree(&self, kind: Kind) -> Result<Tree, StoreError> {
         self.tree(key::tree_name(kind))
     }
+}
+
+/// All changes as one batch per tree.
+fn batches(
+    changes: &Changes,
+    open: impl Fn(&str) -> Result<Tree, StoreError>,
+) -> Result<Vec<(Tree, Batch)>, StoreError> {
+    let mut batches: Vec<(&'static str, Batch)> = Vec::with_capacity(4);
+    for row in &changes.rows {
+        let at = batches.iter().position(|(tree, _)| *tree == row.tree).unwrap_or_else(|| {
+            batches.push((row.tree, Batch::default()));
+            batches.len() - 1
+        });
+        match &row.value {
+            Some(value) => batches[at].1.insert(row.key.clone(), value.clone()),
+            None => batches[at].1.remove(row.key.clone()),
+        }
+    }
+    batches.into_iter().map(|(tree, batch)| Ok((open(tree)?, batch))).collect()
 }
 
 /// One transaction of one batch per tree: all or nothing.

@@ -107,6 +107,13 @@ impl Raw {
         self.parts += 1;
     }
 
+    /// The keys of its rows.
+    pub fn keys(&self) -> Vec<IVec> {
+        let amendment = self.amendment.iter().map(|_| self.key.amendment());
+        let parts = (1..self.parts).map(|number| self.key.part(number));
+        std::iter::once(self.key.bytes.clone()).chain(amendment).chain(parts).collect()
+    }
+
     pub fn value(&self) -> &[u8] {
         if self.parts == 1 { &self.first } else { &self.joined }
     }

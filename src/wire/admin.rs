@@ -2,6 +2,8 @@
 //!
 //! Owns the shapes. Must not know how they are gathered or shown.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// `GET /admin/api/status`.
@@ -128,6 +130,18 @@ pub struct Swept {
     pub server: usize,
     pub claim: usize,
     pub chunk: usize,
+}
+
+/// `POST /admin/api/check`, and `waypost check`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// How many of each kind.
+    pub leases: BTreeMap<String, usize>,
+    pub index_rows: usize,
+    pub problems: Vec<String>,
+    /// Whether a restart would change no answer; absent where no daemon runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_agrees: Option<bool>,
 }
 
 /// What an action answers that took effect.

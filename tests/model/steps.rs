@@ -5,6 +5,7 @@
 use proptest::prelude::*;
 
 use crate::chunks::{ChunkStep, Push, chunk_step, push};
+use crate::elsewhere::Way;
 use crate::http::{HttpStep, http_step};
 use crate::link::{LinkStep, link_step};
 use crate::peers::PEERS;
@@ -64,6 +65,8 @@ pub enum Step {
     UnflushedPush(Push),
     Sweep,
     Restart,
+    /// On a store that was restored or imported.
+    Elsewhere(Way),
     /// The next commit fails: a registration is refused whole.
     FailingMeet(Meet),
     /// The next flush fails: nothing was promised, but the rows may have lasted.
@@ -96,6 +99,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         2 => push().prop_map(Step::UnflushedPush),
         2 => Just(Step::Sweep),
         2 => Just(Step::Restart),
+        1 => prop_oneof![Just(Way::Backup), Just(Way::Export)].prop_map(Step::Elsewhere),
         1 => meet().prop_map(Step::FailingMeet),
         1 => meet().prop_map(Step::FailingFlush),
     ]

@@ -3,6 +3,7 @@
 //! Owns its routes and their errors. Must not know sled or the registries: it asks the engine.
 
 mod actions;
+mod backup;
 mod guard;
 
 use std::sync::Arc;
@@ -36,6 +37,8 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/admin/api/leases/{kind}/{key}", get(lease).delete(actions::end))
         .route("/admin/api/claims", get(claims))
         .route("/admin/api/sweep", post(sweep))
+        .route("/admin/api/backup", post(backup::backup))
+        .route("/admin/api/check", post(backup::check))
         .route("/admin/api/connections", get(connections))
         .route("/admin/api/log-level", get(log_level).put(set_log_level))
         .route("/admin/api/connections/{socket}", delete(actions::close))

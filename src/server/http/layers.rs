@@ -70,8 +70,8 @@ pub async fn own_request_id(mut request: Request, next: Next) -> Response {
 pub async fn admit(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let route = route(&request).to_owned();
     let peer = request.extensions().get::<Peer>();
-    let trusted = &app.changing.load().trusted_proxies;
-    let address = peer.map(|Peer(peer)| client_address(*peer, request.headers(), trusted));
+    let address =
+        peer.map(|Peer(peer)| client_address(*peer, request.headers(), &app.changing.load().trusted_proxies));
     let network = address.map(network_of);
     let admitted = network.map_or(Ok(()), |network| app.request_limiter.check(network));
     let response = match admitted {
