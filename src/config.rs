@@ -30,6 +30,8 @@ section! {
         listen: Address = Address::from(([127, 0, 0, 1], 9000));
         /// Address of the admin endpoint, which needs the token in data_dir/admin.token but speaks plain HTTP: keep it on loopback, or on a socket as "unix:" and its path.
         admin_listen: Address = Address::from(([127, 0, 0, 1], 9001));
+        /// Whether the admin endpoint shows addresses of clients as networks alone: /24 of IPv4, /48 of IPv6.
+        admin_blur_addresses: bool = false;
         /// Directory of the store and of the server's key.
         data_dir: PathBuf = PathBuf::from("data"), Rule::That("a path that is not empty", |path| path != Path::new(""));
         /// File with the certificate for listen and those above it, as PEM; empty = no TLS.

@@ -133,6 +133,7 @@ impl Daemon {
         let server = Server::bind(server::Options {
             listen: server.listen.clone(),
             admin_listen: server.admin_listen.clone(),
+            blur_addresses: server.admin_blur_addresses,
             inherited,
             proxy_header: server.proxy_protocol,
             region: server.region().map(str::to_owned),

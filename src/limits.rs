@@ -116,6 +116,8 @@ pub const CONNECTION_START_TIMEOUT: Duration = Duration::from_secs(10);
 pub const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a request's head.
 pub const REQUEST_HEAD_BYTES: usize = 16 * KIB;
+/// Streams of `/admin/api/events` that are open at once.
+pub const EVENT_STREAMS: usize = 16;
 /// Bytes that a socket collects before it writes without being flushed; above what a session leaves unflushed.
 pub const WRITE_BUFFER_BYTES: usize = 128 * KIB;
 /// Bytes of the store's page cache as it is asked for; the store takes 3 to 5 times that.

@@ -61,6 +61,13 @@ label_values! {
         BadHeader = "bad_header",
         BadUpgrade = "bad_upgrade",
     }
+    /// What clients speak; bootstrap with TURN.
+    Dialect {
+        Signalling = "signalling",
+        Link = "link",
+        Bootstrap = "bootstrap",
+        Directory = "directory",
+    }
     /// Where a frame of link goes.
     Direction {
         ToBinary = "to_binary",
@@ -114,6 +121,7 @@ labels! {
     RefusalLabel { reason: Refusal }
     EndingLabel { reason: Ending }
     UndeliveredLabel { outcome: Undelivered }
+    DialectLabel { dialect: Dialect }
     DirectionLabel { direction: Direction }
     DroppedLabel { what: Dropped }
     /// The kind of a lease, by its name.
@@ -176,6 +184,8 @@ metrics! {
     refused: Family<RefusalLabel, Counter> = Family::default(), "connections_refused";
     /// Sockets that ended, by how.
     ended: Family<EndingLabel, Counter> = Family::default(), "connections_ended";
+    /// Messages, frames of link and HTTP requests handled, by dialect.
+    handled: Family<DialectLabel, Counter> = Family::default(), "handled";
     /// Messages handled, by type; what has no type of ours is "invalid".
     messages: Family<MessageLabel, Counter> = Family::default(), "messages";
     /// Errors answered, by code.

@@ -7,8 +7,9 @@ use std::path::Path;
 
 use waypost::config::{RELOADED, Settings};
 use waypost::metrics::{
-    Direction, DirectionLabel, Dropped, DroppedLabel, Ending, EndingLabel, Endpoint, ErrorLabel,
-    MessageLabel, Metrics, Refusal, RefusalLabel, Undelivered, UndeliveredLabel, Upgrade, UpgradeLabel,
+    Dialect, DialectLabel, Direction, DirectionLabel, Dropped, DroppedLabel, Ending, EndingLabel, Endpoint,
+    ErrorLabel, MessageLabel, Metrics, Refusal, RefusalLabel, Undelivered, UndeliveredLabel, Upgrade,
+    UpgradeLabel,
 };
 
 const OPERATIONS: &str = include_str!("../docs/operations.md");
@@ -88,6 +89,7 @@ fn metrics() -> BTreeSet<(String, String)> {
     let metrics = Metrics::default();
     metrics.refused.get_or_create(&RefusalLabel { reason: Refusal::Total }).inc();
     metrics.ended.get_or_create(&EndingLabel { reason: Ending::Closed }).inc();
+    metrics.handled.get_or_create(&DialectLabel { dialect: Dialect::Link }).inc();
     metrics.messages.get_or_create(&MessageLabel { r#type: "ping" }).inc();
     metrics.errors.get_or_create(&ErrorLabel { code: "invalid_json" }).inc();
     metrics.undelivered.get_or_create(&UndeliveredLabel { outcome: Undelivered::Full }).inc();

@@ -7,6 +7,7 @@ mod compact;
 mod config;
 mod data;
 mod generate;
+mod page;
 mod run;
 mod service;
 mod status;
@@ -61,6 +62,9 @@ enum Command {
     Admin(admin::Command),
     #[command(flatten)]
     Data(data::Command),
+    /// The admin page.
+    #[command(subcommand, name = "admin")]
+    Page(page::Command),
     /// Give back the disk space that the store does not need any more; with the daemon stopped.
     Compact(compact::Compact),
     /// Print a script that completes these commands in a shell.
@@ -184,9 +188,13 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Exit> {
         }
         Some(Command::Data(command)) => {
             let server = cli.flags.settings()?.server;
-            let (url, data_dir) = (format!("http://{}", server.admin_listen), server.data_dir);
+            let (url, data_dir) = (server.admin_listen.admin_url(), server.data_dir);
             let place = data::Place { url, token_file: data_dir.join(ADMIN_TOKEN), data_dir };
             command.run(&place).map(ExitCode::from)
+        }
+        Some(Command::Page(command)) => {
+            let server = cli.flags.settings()?.server;
+            command.run(&server.admin_listen, &server.data_dir.join(ADMIN_TOKEN)).map(ExitCode::from)
         }
         Some(Command::Compact(command)) => {
             let store = cli.flags.settings()?.server.data_dir.join(STORE);

@@ -97,6 +97,7 @@ impl Flusher {
             Ok(()) => {
                 let took = self.shared.clock.running().saturating_sub(started);
                 self.shared.metrics.flush.observe(took.as_secs_f64());
+                self.shared.watched.flushed(took);
                 waiting.into_iter().flat_map(|batch| batch.pending).for_each(Pending::deliver);
             }
             Err(error) => {

@@ -12,10 +12,12 @@ use crate::clock::Millis;
 use crate::id::{Kind, PeerId};
 use crate::live::link::Role;
 use crate::live::outbox::Outbox;
+use crate::metrics::{Dialect, DialectLabel};
 use crate::registry::Registries;
 use crate::store::{LeaseKey, Report, Row, SCHEMA};
 use crate::wire::admin::{
-    Connection, ConnectionCounts, EngineStatus, Lease, LeasePage, Leases, LiveCounts, Status, StoreStatus,
+    Connection, ConnectionCounts, EngineStatus, Handled, Lease, LeasePage, Leases, LiveCounts, Status,
+    StoreStatus,
 };
 
 /// Which leases to list.
@@ -81,6 +83,7 @@ impl Engine {
             let label = crate::metrics::KindLabel { kind: kind.name() };
             metrics.swept.get_or_create(&label).get()
         });
+        let handled = |dialect| metrics.handled.get_or_create(&DialectLabel { dialect }).get();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
             server_id: shared.server_id.clone(),
@@ -113,6 +116,12 @@ impl Engine {
                 unsent_bytes: shared.budget.used(),
             },
             live,
+            handled: Handled {
+                signalling: handled(Dialect::Signalling),
+                link: handled(Dialect::Link),
+                bootstrap: handled(Dialect::Bootstrap),
+                directory: handled(Dialect::Directory),
+            },
         })
     }
 

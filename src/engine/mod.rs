@@ -20,6 +20,7 @@ mod shown;
 mod signalling;
 mod sweeper;
 mod turn;
+mod watched;
 mod writer;
 
 use std::net::IpAddr;
@@ -97,7 +98,8 @@ struct Shared {
     relieving: AtomicBool,
     sockets: AtomicU64,
     undecodable: AtomicUsize,
-    sweeper: SweeperSignals,
+    sweeper: sweeper::Signals,
+    watched: watched::Watched,
     /// When something that is live ends by itself, in running time.
     next_ring: watch::Sender<Option<Duration>>,
     /// Loads of relays have changed.
@@ -120,15 +122,6 @@ impl Drop for Ended {
         self.0.ready.store(false, Ordering::Relaxed);
         self.0.ended.send_replace(true);
     }
-}
-
-#[derive(Default)]
-struct SweeperSignals {
-    /// What ended with its holder before this boot has been looked at.
-    held_done: AtomicBool,
-    /// When the sweeper means to wake up next.
-    wakes_at: AtomicU64,
-    wake: Notify,
 }
 
 type Answer = Box<dyn FnOnce(Result<(), Unavailable>) + Send>;
@@ -240,7 +233,8 @@ impl Engine {
             relieving: AtomicBool::new(false),
             sockets: AtomicU64::new(0),
             undecodable: AtomicUsize::new(undecodable),
-            sweeper: SweeperSignals::default(),
+            sweeper: sweeper::Signals::default(),
+            watched: watched::Watched::default(),
             next_ring: watch::Sender::new(None),
             loads: Notify::new(),
             tasks: Mutex::default(),

@@ -5,8 +5,10 @@
 //! their way only every now and then. Must not know the rules: the registries decide, in the writer, what has really ended.
 
 use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use super::{Ended, Engine, Promise, Unavailable};
 use crate::clock::{Clock, JumpWatch, Millis, Standing, rest};
@@ -22,6 +24,16 @@ const REST: Duration = Duration::from_millis(100);
 const HELD_AGAIN: Duration = Duration::from_secs(1);
 /// Rest after a failure.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// What the sweeper and those who write tell each other.
+#[derive(Default)]
+pub(super) struct Signals {
+    /// What ended with its holder before this boot has been looked at.
+    pub held_done: AtomicBool,
+    /// When the sweeper means to wake up next.
+    pub wakes_at: AtomicU64,
+    pub wake: Notify,
+}
 
 /// Until when, in running time, a start removes nothing. Rows of which all are old may mean a long rest, or a clock that
 /// is ahead; one that is behind the rows ends nothing too early, so it is only told.
@@ -102,9 +114,22 @@ pub(super) async fn run(engine: Engine) {
 impl Engine {
     /// Ends everything whose time is up, and tells how many of each kind.
     pub async fn sweep(&self) -> Result<Swept, Unavailable> {
-        let mut swept = self.sweep_expiry().await?;
-        self.sweep_index(Index::OnDemand, &mut swept).await?;
-        Ok(swept)
+        let mut swept = Swept::default();
+        let done = async {
+            self.end_expired(&mut swept).await?;
+            self.sweep_index(Index::OnDemand, &mut swept).await
+        };
+        let done = done.await;
+        self.0.watched.swept(&swept);
+        done.map(|()| swept)
+    }
+
+    /// As [`Engine::sweep`], without what requests remove on their way: what the sweeper does between two backup sweeps.
+    pub async fn sweep_expiry(&self) -> Result<Swept, Unavailable> {
+        let mut swept = Swept::default();
+        let done = self.end_expired(&mut swept).await;
+        self.0.watched.swept(&swept);
+        done.map(|()| swept)
     }
 
     async fn sweep_index(&self, index: Index, swept: &mut Swept) -> Result<(), Unavailable> {
@@ -120,12 +145,10 @@ impl Engine {
         }
     }
 
-    /// As [`Engine::sweep`], without what requests remove on their way: what the sweeper does between two backup sweeps.
-    pub async fn sweep_expiry(&self) -> Result<Swept, Unavailable> {
+    async fn end_expired(&self, swept: &mut Swept) -> Result<(), Unavailable> {
         let now = self.0.clock.now();
         let most = self.0.limits.sweep.max_batch;
-        let mut swept = Swept::default();
-        self.sweep_index(Index::Expiry, &mut swept).await?;
+        self.sweep_index(Index::Expiry, swept).await?;
         let epoch = self.0.epoch.load(Ordering::Relaxed);
         if now >= self.0.boot.grace_end && !self.0.sweeper.held_done.load(Ordering::Relaxed) {
             let mut after: Option<Due> = None;
@@ -133,7 +156,7 @@ impl Engine {
                 let from = after.take();
                 let batch = self.read_store(move |store| store.held(from.as_ref(), most)).await?;
                 let Some(last) = batch.last().cloned() else { break };
-                self.expire(batch, &mut swept).await?;
+                self.expire(batch, swept).await?;
                 after = Some(last);
             }
             let boot = self.0.boot.number;
@@ -149,7 +172,7 @@ impl Engine {
             let lasted = self.0.epoch.load(Ordering::Relaxed) == epoch;
             self.0.sweeper.held_done.store(lasted, Ordering::Relaxed);
         }
-        Ok(swept)
+        Ok(())
     }
 
     /// One atomic batch.

@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -38,7 +39,7 @@ use crate::clock::Clock;
 use crate::engine::Engine;
 use crate::limits::{ConnectionLimits, Limits};
 use crate::logging::LogLevel;
-use crate::metrics::Metrics;
+use crate::metrics::{Dialect, DialectLabel, Metrics};
 use crate::wire::signalling::{ServerMessage, encode};
 use accept::{Before, accept};
 use drain::Drain;
@@ -62,6 +63,8 @@ pub use proxy::client as proxied_client;
 pub struct Options {
     pub listen: Address,
     pub admin_listen: Address,
+    /// Whether the admin listener shows addresses of clients as networks alone.
+    pub blur_addresses: bool,
     pub inherited: Inherited,
     /// Whether trusted proxies send a PROXY header, and nobody else connects.
     pub proxy_header: bool,
@@ -107,6 +110,9 @@ struct App {
     admin_token: AdminToken,
     log_level: LogLevel,
     abuse: AbuseLog,
+    blur_addresses: bool,
+    /// Messages of signalling handled.
+    handled: Counter,
     /// An operator wants the daemon to end.
     drain_asked: Arc<Notify>,
     /// The first message on every socket.
@@ -168,6 +174,8 @@ impl Server {
         let connections = &options.changing.connections;
         let [request_limiter, upgrade_limiter, link_limiter] =
             [(); 3].map(|()| RequestLimiter::new(options.clock.clone()));
+        let label = DialectLabel { dialect: Dialect::Signalling };
+        let handled = options.metrics.handled.get_or_create(&label).clone();
         let drain_asked = Arc::new(Notify::new());
         let app = Arc::new(App {
             gate: Gate::new(connections.max_connections, connections.max_connections_per_address),
@@ -185,6 +193,8 @@ impl Server {
             admin_token: options.admin_token,
             log_level: options.log_level,
             abuse: options.abuse,
+            blur_addresses: options.blur_addresses,
+            handled,
             drain_asked: drain_asked.clone(),
             server_info: encode(&info).into(),
         });
@@ -196,7 +206,7 @@ impl Server {
             tokio::spawn(accept(
                 admin_listener,
                 Before::default(),
-                admin::routes(app.clone()),
+                admin::routes(app.clone(), drain.token()),
                 app.clone(),
                 drain.token(),
             )),

@@ -80,6 +80,7 @@ impl Dialect for Signalling {
             Verdict::Drop => return Reaction::Answer(answer(metrics, RATE_LIMITED.into())),
             Verdict::Close => return Reaction::Close(ABUSE),
         }
+        self.app.handled.inc();
         let message = match decode(message.as_deref(), &self.app.limits.rendezvous) {
             Ok(message) => message,
             Err(refusal) => {

@@ -26,6 +26,18 @@ pub struct Status {
     pub engine: EngineStatus,
     pub connections: ConnectionCounts,
     pub live: LiveCounts,
+    #[serde(default)]
+    pub handled: Handled,
+}
+
+/// Messages, frames and HTTP requests handled since the start, by dialect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handled {
+    pub signalling: u64,
+    pub link: u64,
+    /// TURN included.
+    pub bootstrap: u64,
+    pub directory: u64,
 }
 
 /// Counts by kind, and what the registrations hold.
@@ -142,6 +154,17 @@ pub struct Checked {
     /// Whether a restart would change no answer; absent where no daemon runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_agrees: Option<bool>,
+}
+
+/// `store` of `GET /admin/api/events`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StoreEvent {
+    /// Absent while the store is closed after a failure.
+    pub bytes_on_disk: Option<u64>,
+    /// Flushes since the event before; without any there are no times.
+    pub flushes: u64,
+    pub flush_p50_seconds: Option<f64>,
+    pub flush_p99_seconds: Option<f64>,
 }
 
 /// What an action answers that took effect.

@@ -104,6 +104,14 @@ impl TestDaemon {
         self.bind().await;
     }
 
+    /// As [`TestDaemon::stop`]; the next start is at the addresses of before, for who comes back to them.
+    pub async fn stop_in_place(&mut self) {
+        let Addresses { public, admin } = self.addresses();
+        self.settings.server.listen = (public.ip(), public.port()).into();
+        self.settings.server.admin_listen = (admin.ip(), admin.port()).into();
+        self.stop([]).await;
+    }
+
     /// Moves time. Who has not been heard for long enough then is taken for dead.
     pub fn advance(&self, time: Duration) {
         self.clock.advance(time);

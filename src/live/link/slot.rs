@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use super::super::outbox::{Budget, Close, GOING_AWAY, Outbox};
 use crate::id::{ConnId, Generation, SocketId};
 use crate::limits::{WAITING_BYTES, WAITING_FRAMES};
-use crate::metrics::{Direction, DirectionLabel, Metrics, Undelivered};
+use crate::metrics::{Dialect, DialectLabel, Direction, DirectionLabel, Metrics, Undelivered};
 use crate::wire::link::left;
 
 pub struct Slot {
@@ -23,6 +23,8 @@ pub struct Slot {
     /// Frames forwarded.
     to_binary: Counter,
     to_phone: Counter,
+    /// The same in both directions.
+    handled: Counter,
     inner: Mutex<Inner>,
 }
 
@@ -109,7 +111,8 @@ impl Slot {
     pub(super) fn new(max_phones: usize, budget: Arc<Budget>, metrics: &Metrics) -> Slot {
         let counter = |direction| metrics.frames.get_or_create(&DirectionLabel { direction }).clone();
         let (to_binary, to_phone) = (counter(Direction::ToBinary), counter(Direction::ToPhone));
-        Slot { max_phones, budget, to_binary, to_phone, inner: Mutex::default() }
+        let handled = metrics.handled.get_or_create(&DialectLabel { dialect: Dialect::Link }).clone();
+        Slot { max_phones, budget, to_binary, to_phone, handled, inner: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -197,6 +200,7 @@ impl Slot {
             None => inner.forget(&conn_id),
             Some(bytes) => {
                 self.to_binary.inc();
+                self.handled.inc();
                 if let Some(phone) = inner.phones.get_mut(&conn_id) {
                     phone.known = true;
                     phone.frames -= 1;
@@ -217,6 +221,7 @@ impl Slot {
         match outbox.try_send(frame.into()) {
             Ok(()) => {
                 self.to_phone.inc();
+                self.handled.inc();
                 Delivered::Done
             }
             Err(Undelivered::Full) => Delivered::Full,

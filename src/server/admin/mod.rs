@@ -1,10 +1,13 @@
-//! The admin listener: probes, metrics, and inspection behind a bearer token.
+//! The admin listener: probes, metrics, and inspection behind a bearer token, and a page that shows it.
 //!
 //! Owns its routes and their errors. Must not know sled or the registries: it asks the engine.
 
 mod actions;
 mod backup;
+mod blur;
+mod events;
 mod guard;
+mod page;
 
 use std::sync::Arc;
 
@@ -19,6 +22,7 @@ use axum::routing::{delete, get, post};
 use serde::Deserialize;
 
 use super::App;
+use super::drain::Token;
 use crate::engine::{ClaimQuery, LeaseQuery, Unavailable};
 use crate::id::{Kind, LinkId};
 use crate::logging::LevelError;
@@ -29,7 +33,8 @@ use crate::wire::admin::{AdminError, ClaimPage, Connections, Lease, LeasePage, L
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
 
-pub fn routes(app: Arc<App>) -> Router {
+pub fn routes(app: Arc<App>, token: Token) -> Router {
+    let events = events::start(app.clone(), token);
     let guarded = Router::new()
         .route("/metrics", get(metrics))
         .route("/admin/api/status", get(status))
@@ -41,6 +46,7 @@ pub fn routes(app: Arc<App>) -> Router {
         .route("/admin/api/check", post(backup::check))
         .route("/admin/api/connections", get(connections))
         .route("/admin/api/log-level", get(log_level).put(set_log_level))
+        .route("/admin/api/events", get(events::stream).with_state(events))
         .route("/admin/api/connections/{socket}", delete(actions::close))
         .route("/admin/api/drain", post(actions::drain))
         .fallback(async || Failure::new(StatusCode::NOT_FOUND, "not_found", "There is nothing here"))
@@ -51,6 +57,7 @@ pub fn routes(app: Arc<App>) -> Router {
     Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
+        .merge(page::routes())
         .merge(guarded)
         .layer(middleware::from_fn(guard::host_and_origin))
         .with_state(app)
@@ -176,13 +183,19 @@ async fn leases(
             break;
         }
     }
+    if app.blur_addresses {
+        page.leases.iter_mut().for_each(blur::lease);
+    }
     Ok(Json(page))
 }
 
 async fn lease(State(app): State<Arc<App>>, Path((kind, key)): Path<(String, String)>) -> Answer<Lease> {
     let key =
         LeaseKey::parse(kind_of(&kind)?, &key).ok_or_else(|| bad_request("that is no key of this kind"))?;
-    let found = app.engine.lease(key).await?;
+    let mut found = app.engine.lease(key).await?;
+    if app.blur_addresses {
+        found.iter_mut().for_each(blur::lease);
+    }
     found.map(Json).ok_or_else(|| Failure::new(StatusCode::NOT_FOUND, "not_found", "There is no such lease"))
 }
 
@@ -191,7 +204,11 @@ async fn sweep(State(app): State<Arc<App>>) -> Answer<Swept> {
 }
 
 async fn connections(State(app): State<Arc<App>>) -> Answer<Connections> {
-    Ok(Json(Connections { connections: app.engine.connections().await? }))
+    let mut connections = app.engine.connections().await?;
+    if app.blur_addresses {
+        connections.iter_mut().for_each(blur::connection);
+    }
+    Ok(Json(Connections { connections }))
 }
 
 async fn log_level(State(app): State<Arc<App>>) -> Json<LogLevel> {

@@ -20,7 +20,7 @@ use super::super::abuse::Event;
 use super::super::gate::{client_address, network_of};
 use super::super::{App, Peer};
 use super::{Code, ERROR_CODE, Failure, Network};
-use crate::metrics::{ErrorLabel, HttpLabel};
+use crate::metrics::{Dialect, DialectLabel, ErrorLabel, HttpLabel};
 use crate::wire::http::{Also, Problem};
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -60,6 +60,15 @@ fn route<B>(request: &axum::http::Request<B>) -> &str {
     request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str)
 }
 
+/// Whose route it is; of the documents and what tells of health nobody's.
+fn dialect_of(route: &str) -> Option<Dialect> {
+    match route {
+        "/" | "/health" | "/healthz" | "/openapi.json" | "/asyncapi.json" | "other" => None,
+        _ if route.starts_with("/servers") => Some(Dialect::Directory),
+        _ => Some(Dialect::Bootstrap),
+    }
+}
+
 /// Request ids are ours: one that was sent along is not taken over.
 pub async fn own_request_id(mut request: Request, next: Next) -> Response {
     request.headers_mut().remove(REQUEST_ID);
@@ -89,6 +98,9 @@ pub async fn admit(State(app): State<Arc<App>>, mut request: Request, next: Next
             Failure(Problem { also, ..Problem::TOO_MANY_REQUESTS }).into_response()
         }
     };
+    if let Some(dialect) = dialect_of(&route) {
+        app.metrics.handled.get_or_create(&DialectLabel { dialect }).inc();
+    }
     let status = response.status().as_u16();
     app.metrics.http.get_or_create(&HttpLabel { route, status }).inc();
     if let Some(Code(code)) = response.extensions().get().copied() {
