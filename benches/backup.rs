@@ -26,7 +26,7 @@ use waypost::config::Settings;
 use waypost::daemon::{ADMIN_TOKEN, Daemon, STORE};
 use waypost::engine::Engine;
 use waypost::id::PeerId;
-use waypost::store::{Faults, Replace, restore};
+use waypost::store::{Faults, Replace, restore, verify};
 use waypost::wire::signalling::{Point, RegisterRendezvous, ServerMessage};
 
 /// As the daemon has it.
@@ -189,7 +189,8 @@ fn restore_into(data: &Path, file: &Path) -> Took {
     let real = Clock::system();
     let store = data.join(STORE);
     let replace = Replace { path: &store, existing: false, now: real.now() };
-    restore(file, &replace, &Faults::default(), &mut |_| {}, |_| Ok(())).expect("it is whole");
+    let backup = verify(file, &mut |_| {}).expect("it is whole");
+    restore((file, &backup), &replace, &Faults::default(), &mut |_| {}, || Ok(())).expect("it is restored");
     let files = std::fs::read_dir(&store).expect("the store's folder");
     let bytes = files.map(|file| file.and_then(|file| file.metadata()).map_or(0, |meta| meta.len())).sum();
     Took { seconds: real.running().as_secs_f64(), bytes }

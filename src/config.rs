@@ -44,7 +44,7 @@ section! {
         region: String = String::new();
         /// Networks of the proxies whose X-Forwarded-For and Forwarded headers are believed.
         trusted_proxies: Vec<IpNet> = Vec::new();
-        /// Whether those proxies, and nobody else, connect to listen, with a PROXY header (version 2) in front of each connection.
+        /// Whether those proxies, and nobody else, connect to listen, with a PROXY header (version 2) in front of each connection; not without such proxies, unless listen is a socket.
         proxy_protocol: bool = false;
     }
 }

@@ -25,7 +25,7 @@ use store::{commit, dump, open, put, registration};
 use waypost::client::ClientError;
 use waypost::clock::Clock;
 use waypost::daemon::{ADMIN_TOKEN, SERVER_KEY};
-use waypost::store::{Faults, Store, verify};
+use waypost::store::{BackupError, Faults, Store, verify};
 
 const UNLIMITED: [&str; 4] =
     ["--set", "limits.messages_per_minute=0", "--set", "rendezvous.max_points_per_peer=1000000"];
@@ -109,14 +109,18 @@ async fn another_servers_key_and_store_are_kept_unless_they_may_be_replaced() {
 
     let refused = run(&other, &["restore", file.to_str().unwrap()]);
     assert_eq!(refused.status.code(), Some(2), "{refused:?}");
-    assert!(told(&refused).contains("or have it moved aside with --replace"), "{refused:?}");
+    let other_key = "is of another server: have it moved aside with --replace";
+    assert!(told(&refused).contains(other_key), "{refused:?}");
+    fs::rename(other.join(SERVER_KEY), folder.path().join("kept")).unwrap();
+    let refused = run(&other, &["restore", file.to_str().unwrap()]);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(told(&refused).contains("already: choose another --data-dir, or have it"), "{refused:?}");
+    fs::rename(folder.path().join("kept"), other.join(SERVER_KEY)).unwrap();
     fs::remove_dir_all(Process::store(&other)).unwrap();
     let refused = run(&other, &["restore", file.to_str().unwrap()]);
-    assert!(
-        told(&refused).contains("is of another server: have it moved aside with --replace"),
-        "{refused:?}"
-    );
-    assert!(!Process::store(&other).exists());
+    assert!(told(&refused).contains(other_key), "{refused:?}");
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(!Process::store(&other).exists() && !other.join("store.restoring").exists());
     assert_eq!(fs::read(other.join(SERVER_KEY)).unwrap(), key);
 
     fill(&other, 100);
@@ -192,6 +196,28 @@ async fn there_is_one_backup_at_a_time_and_metrics_tell_the_last_one() {
         }
     })
     .await;
+}
+
+/// What was committed and not flushed may be gone then, and the file would have it.
+#[tokio::test]
+async fn a_storage_failure_ends_a_backup_with_an_error_and_the_next_one_is_whole() {
+    let daemon = TestDaemon::start().await;
+    // More pieces than wait to be taken: it is in the midst of its walk.
+    let mut pieces = daemon.engine().backup(Vec::new()).await.unwrap();
+    daemon.faults.fail_write(1);
+    let mut socket = daemon.raw().await;
+    let point = json!({"type": "register_rendezvous", "peerId": "ann", "dailyPoints": ["point"]});
+    assert_eq!(ask(&mut socket, point).await["code"], "storage_unavailable");
+    daemon.until("the store to be open again", |status| status.ready).await;
+    let mut last = None;
+    while let Some(piece) = pieces.recv().await {
+        last = Some(piece);
+    }
+    assert!(matches!(last, Some(Err(BackupError::Closed))), "{last:?}");
+    let mut pieces = daemon.engine().backup(Vec::new()).await.unwrap();
+    while let Some(piece) = pieces.recv().await {
+        piece.unwrap();
+    }
 }
 
 fn number(name: &str) -> Option<u64> {

@@ -263,6 +263,27 @@ fn keys_that_contradict_each_other_are_told_with_both_sources() {
 }
 
 #[test]
+fn what_makes_no_sense_without_another_key_is_told() {
+    let faults = from_file("[server]\ntls_cert = \"cert.pem\"\nproxy_protocol = true").unwrap_err();
+    assert_eq!(
+        faults,
+        [
+            "waypost.toml: server.tls_cert: expected server.tls_key beside it",
+            "waypost.toml: server.proxy_protocol: expected server.trusted_proxies beside it",
+        ]
+    );
+    let faults = from_file("server.tls_key = \"key.pem\"").unwrap_err();
+    assert_eq!(faults, ["waypost.toml: server.tls_key: expected server.tls_cert beside it"]);
+    for fine in [
+        "proxy_protocol = true\ntrusted_proxies = [\"10.0.0.1\"]",
+        "proxy_protocol = true\nlisten = \"unix:/run/waypost\"",
+        "tls_cert = \"cert.pem\"\ntls_key = \"key.pem\"",
+    ] {
+        from_file(&format!("[server]\n{fine}")).unwrap();
+    }
+}
+
+#[test]
 fn a_syntax_error_is_told_with_its_place_beside_the_other_faults() {
     let file = settings_file("[log]\nlevel = \"info\"\nformat | 5\n");
     let sources = Sources::default().file(&file.path).environment([("WAYPOST_LIMITS__MAX_CONNECTIONS", "0")]);

@@ -17,7 +17,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use abusers::{CROWD, LIMITS, LINES, abuse, events, from, request_from};
+use abusers::{LIMITS, LINES, abuse, events, from, request_from};
 use daemon::{HOUR, RawTcp, SECOND, TestDaemon, ask, connect, say, soon};
 use logged::Logged;
 use serde_json::json;
@@ -57,29 +57,6 @@ async fn no_line_names_a_client_unless_the_operator_wants_it() {
             assert!(log.contains(&line), "{line}: {log}");
         }
     }
-}
-
-#[tokio::test]
-async fn behind_a_proxy_that_sends_proxy_headers_it_is_the_client_that_is_named() {
-    let settings = ["server.proxy_protocol=true", "server.trusted_proxies=127.0.0.1", "log.identities=true"];
-    let settings = settings.into_iter().flat_map(|setting| ["--set", setting]);
-    let daemon = Logged::start("text", &settings.collect::<Vec<_>>()).await;
-    let mut crowd = Vec::new();
-    for _ in 0..65 {
-        let mut stream = from(1, daemon.public).await;
-        let header =
-            [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", &[203, 0, 113, 9, 127, 0, 0, 1, 0, 7, 0, 7][..]].concat();
-        stream.write_all(&header).await.unwrap();
-        crowd.push(stream);
-    }
-    daemon.until("seen event=connection_refused reason=address addr=203.0.113.9").await;
-    from(1, daemon.public).await.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-    drop(from(CROWD, daemon.public).await);
-    daemon
-        .until(&format!("seen event=connection_refused reason=bad_proxy_header addr=127.0.0.{CROWD}"))
-        .await;
-    let log = daemon.stop();
-    assert!(!log.contains("addr=127.0.0.1\n"), "what a proxy does is no client's abuse: {log}");
 }
 
 #[tokio::test]

@@ -3,12 +3,15 @@
 
 #[path = "common/daemon.rs"]
 mod daemon;
+#[path = "common/logged.rs"]
+mod logged;
 #[path = "common/tls.rs"]
 mod tls;
 
 use std::net::SocketAddr;
 
 use daemon::{SECOND, TestDaemon, soon};
+use logged::Logged;
 use proxy_header::{ProxiedAddress, ProxyHeader};
 use tls::{Certificate, get};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -152,6 +155,34 @@ async fn connections_of_one_client_are_counted_behind_a_proxy_too() {
     mute.push(connect(&daemon, &header("203.0.113.7:4000")).await);
     daemon.until_metric("waypost_connections_refused_total{reason=\"address\"}", 1.0).await;
     assert_eq!(health(&daemon, &header("203.0.113.8:4000"), "").await, "200");
+}
+
+#[tokio::test]
+async fn the_log_names_the_client_past_a_limit_and_not_its_proxy() {
+    let daemon = Logged::start(
+        "text",
+        &[
+            "--set",
+            "server.proxy_protocol=true",
+            "--set",
+            "log.abuse_addresses=true",
+            "--set",
+            "server.trusted_proxies=127.0.0.1",
+        ],
+    )
+    .await;
+    let mut open = Vec::new();
+    for port in 0..waypost::limits::HTTP_CONNECTIONS_PER_ADDRESS as u16 + 1 {
+        let mut stream = TcpStream::connect(daemon.public).await.unwrap();
+        stream.write_all(&header(&format!("203.0.113.7:{}", port + 1))).await.unwrap();
+        open.push(stream);
+    }
+    let line = daemon.until("waypost::abuse").await;
+    assert!(line.contains("event=connection_refused reason=address addr=203.0.113.7"), "{line}");
+    let mut stream = TcpStream::connect(daemon.public).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let _ = soon(stream.read_to_end(&mut Vec::new())).await;
+    assert!(!daemon.stop().contains("addr=127"));
 }
 
 #[tokio::test]

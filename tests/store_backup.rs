@@ -1,33 +1,21 @@
-//! Owns the proof of what a backup promises: the store at one point in time, whatever is committed meanwhile; a file that is
-//! refused wherever it was cut or altered; and a restore that leaves the old store or the new one, whole. What the commands
-//! say is in `backup.rs`.
+//! Owns the proof of what a backup promises: the store at one point in time, whatever is committed meanwhile; and a file that is
+//! refused wherever it was cut or altered. What a restore makes of it is in `store_restore.rs`, what the commands say in
+//! `backup.rs`.
 
 #[path = "common/backup.rs"]
 mod backup;
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use backup::{NOW, files, restored, taken, target};
-use common::store::{
-    Place, RawRow, commit, copy, dump, dump_all, put, put_relay, raw, registration, relay, tamper,
-};
+use backup::{KEY, NOW, files, restored, store_and_file, taken, write};
+use common::store::{Place, RawRow, commit, dump, put, registration};
 use proptest::prelude::*;
 use waypost::store::{
     BackupError, Changes, Decoder, Encoder, Faults, Head, Indexed, LeaseKey, RestoreError, Rows, SCHEMA,
-    SideError, SnapshotError, Store, restore, verify,
+    SnapshotError, Store, verify,
 };
-
-const KEY: &[u8] = b"the server's own\n";
-
-/// A registration, some of them in parts.
-fn write(changes: &mut Changes, sequence: u64, value: u8) {
-    let mut record = registration("bob", 10, 20);
-    record.payloads = vec![char::from(b'a' + value % 26).to_string().repeat(60 * usize::from(value)).into()];
-    put(changes, sequence, &record, 10);
-}
 
 fn parts(value: u8) -> u16 {
     1 + u16::from(value) / 69
@@ -36,23 +24,6 @@ fn parts(value: u8) -> u16 {
 fn remove(changes: &mut Changes, sequence: u64) {
     let rows = Rows { parts: parts(255), amended: false, indexed: Indexed::at(10) };
     changes.remove_all(&LeaseKey::registration(sequence), rows);
-}
-
-/// A closed store with some of everything, and the backup of it.
-fn store_and_file(count: u64) -> (Place, PathBuf) {
-    let place = Place::new();
-    let store = place.open();
-    commit(&store, |changes| {
-        put_relay(changes, "ann", &relay(7));
-        changes.live_since(1);
-    });
-    for sequence in 1..=count {
-        commit(&store, |changes| write(changes, sequence, (sequence % 200) as u8));
-    }
-    store.flush().unwrap();
-    let file = place.path().with_file_name("backup");
-    fs::write(&file, taken(&store, KEY)).unwrap();
-    (place, file)
 }
 
 /// What a file makes.
@@ -205,37 +176,6 @@ fn who_takes_a_backup_too_slowly_gets_none_and_costs_no_memory() {
     assert!(matches!(backup.step(&store), Err(BackupError::TooSlow)));
 }
 
-#[test]
-fn a_restored_store_has_the_same_rows_and_goes_on() {
-    let (place, file) = store_and_file(1000);
-    let before = dump_all(&place.path());
-    let other = Place::new();
-    let done = restored(&file, &other.path(), false).unwrap();
-    assert_eq!((done.moved, done.backup.head.server_key.as_slice()), (None, KEY));
-    assert!(dump_all(&other.path()) == before, "byte for byte, the boot number included");
-    let store = other.open();
-    assert_eq!((store.boot(), store.live_since().unwrap()), (2, 1));
-    assert_eq!(store.check().unwrap().problems, []);
-    assert_eq!(store.fold(|_| {}).unwrap().last_sequence, 1000);
-}
-
-#[test]
-fn rows_that_do_not_decode_and_trees_that_nobody_knows_are_in_it() {
-    let (place, _) = store_and_file(20);
-    tamper(&place.path(), |db| {
-        db.open_tree("lease.registration").unwrap().insert(7_u64.to_be_bytes(), &[9, 9, 9]).unwrap();
-        db.open_tree("of a tree that nobody knows").unwrap().insert([0], vec![0; 200_000]).unwrap();
-        db.insert("in no tree", "of ours").unwrap();
-    });
-    let file = taken(&place.open(), KEY);
-    let before = dump(&place.path());
-    let other = Place::new();
-    let path = other.path().with_file_name("backup");
-    fs::write(&path, file).unwrap();
-    restored(&path, &other.path(), false).unwrap();
-    assert!(dump(&other.path()) == before);
-}
-
 /// The positions at which frames end.
 fn borders(file: &[u8]) -> Vec<usize> {
     let mut decoder = Decoder::new(file).unwrap().0;
@@ -315,148 +255,4 @@ fn a_newer_format_or_schema_is_refused_and_said_so() {
     let refused = verify(&path, &mut |_| {}).unwrap_err();
     assert!(matches!(refused, RestoreError::NewerSchema { found, .. } if found == SCHEMA + 1));
     assert!(refused.to_string().contains("run the newer version"), "{refused}");
-}
-
-/// The stores of older versions, as they are kept.
-#[test]
-fn a_backup_of_an_older_schema_is_upgraded_as_a_store_of_it_is() {
-    for schema in 1..SCHEMA {
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/schema-{schema}"));
-        let place = Place::new();
-        copy(&golden, &place.path());
-        let mut encoder = Encoder::new(&Head { schema, made_at: NOW, server_key: Vec::new() });
-        for (tree, key, value) in dump_all(&place.path()) {
-            encoder.row(tree.as_bytes(), &key, Some(&value));
-        }
-        encoder.close();
-        let file = place.path().with_file_name("backup");
-        fs::write(&file, encoder.take()).unwrap();
-
-        let other = Place::new();
-        restored(&file, &other.path(), false).unwrap();
-        assert!(!other.path().with_file_name(format!("store.schema-{schema}")).exists());
-        let store = other.open();
-        assert_eq!(store.check().unwrap().problems, []);
-        drop(store);
-        drop(place.open());
-        assert!(dump(&other.path()) == dump(&place.path()), "schema {schema}");
-    }
-}
-
-#[test]
-fn a_store_that_is_there_is_refused_or_moved_aside_whole() {
-    let (_kept, file) = store_and_file(50);
-    let (place, _) = store_and_file(7);
-    let path = place.path();
-    let before = dump_all(&path);
-    let refused = restored(&file, &path, false).unwrap_err();
-    assert!(matches!(refused, RestoreError::Side(SideError::Exists(_))) && refused.is_refusal());
-    assert!(dump_all(&path) == before);
-
-    let store = place.open();
-    let refused = restored(&file, &path, true).unwrap_err();
-    assert!(refused.is_refusal() && refused.to_string().contains("in use by another process"), "{refused}");
-    drop(store);
-
-    let before = dump_all(&path);
-    let done = restored(&file, &path, true).unwrap();
-    let moved = done.moved.unwrap();
-    assert_eq!(moved, path.with_file_name("store.replaced-2027-01-15T080000Z"));
-    assert!(dump_all(&moved) == before);
-    assert_eq!(place.open().fold(|_| {}).unwrap().last_sequence, 50);
-    let again = restored(&file, &path, true).unwrap_err();
-    assert!(!again.is_refusal(), "the name is taken: {again}");
-    assert_eq!(place.open().fold(|_| {}).unwrap().last_sequence, 50);
-}
-
-/// Even one that cannot be opened any more.
-#[test]
-fn a_damaged_store_is_moved_aside_as_well() {
-    let (_kept, file) = store_and_file(50);
-    let (place, _) = store_and_file(7);
-    fs::remove_file(place.path().join("db")).unwrap();
-    assert!(restored(&file, &place.path(), false).is_err());
-    restored(&file, &place.path(), true).unwrap();
-    assert_eq!(place.open().fold(|_| {}).unwrap().last_sequence, 50);
-}
-
-#[test]
-fn too_little_room_is_refused_and_nothing_is_left() {
-    let (_kept, file) = store_and_file(50);
-    let place = Place::new();
-    let faults = Faults::default();
-    faults.set_free(1000);
-    let run = || restore(&file, &target(&place.path(), false), &faults, &mut |_| {}, |_| Ok(()));
-    let refused = run().unwrap_err();
-    let RestoreError::Side(SideError::NoRoom { needed, free: 1000, .. }) = refused else {
-        panic!("{refused}")
-    };
-    assert_eq!(files(place.path().parent().unwrap()).len(), 0);
-    faults.set_free(needed);
-    run().unwrap();
-    let size: u64 = files(&place.path()).values().flatten().map(|content| content.len() as u64).sum();
-    assert!(size <= needed, "{size}");
-}
-
-/// Where a restore stops, the next start has what was there before, or all of the backup; and so has a second try.
-#[test]
-fn a_restore_that_stops_at_any_step_leaves_the_old_store_or_the_new_one() {
-    let (backed_up, file) = store_and_file(50);
-    let (other, _) = store_and_file(7);
-    let new = dump(&backed_up.path());
-    for old in [None, Some(&other)] {
-        let was = old.map_or(Vec::new(), |old| dump(&old.path()));
-        let (mut olds, mut news) = (0, 0);
-        for step in 1.. {
-            let place = Place::new();
-            let path = place.path();
-            old.into_iter().for_each(|old| copy(&old.path(), &path));
-            let faults = Faults::default();
-            faults.fail_step(step);
-            let stopped = restore(&file, &target(&path, true), &faults, &mut |_| {}, |_| Ok(())).is_err();
-
-            let again = Place::new();
-            copy(path.parent().unwrap(), again.path().parent().unwrap());
-            let second = restore(
-                &file,
-                &waypost::store::Replace { path: &again.path(), existing: true, now: NOW + 60_000 },
-                &Faults::default(),
-                &mut |_| {},
-                |_| Ok(()),
-            );
-            second.unwrap();
-            drop(again.open());
-            assert!(dump(&again.path()) == new, "step {step}");
-
-            let started = Store::open(&path, Faults::default()).unwrap();
-            assert_eq!(started.check().unwrap().problems, []);
-            drop(started);
-            let found = dump(&path);
-            if found == new {
-                news += 1;
-            } else {
-                let leases = |rows: &[RawRow]| rows.iter().filter(|row| row.0 != "meta").count();
-                assert!(found == was || (was.is_empty() && leases(&found) == 0), "step {step}");
-                assert_eq!(news, 0, "step {step}: the old one after the new one");
-                olds += 1;
-            }
-            for left in ["restoring", "restored"] {
-                assert!(!path.with_file_name(format!("store.{left}")).exists(), "step {step}");
-            }
-            if !stopped {
-                break;
-            }
-        }
-        assert!(olds >= 5 && news >= 2, "{olds} and {news}");
-    }
-}
-
-/// Only what a daemon would make a store of counts as one.
-#[test]
-fn a_restore_finds_an_empty_folder_where_the_store_is_to_be() {
-    let (_kept, file) = store_and_file(5);
-    let place = Place::new();
-    fs::create_dir(place.path()).unwrap();
-    restored(&file, &place.path(), false).unwrap();
-    assert!(raw(&place.path()).tree_names().len() > 3);
 }

@@ -128,6 +128,9 @@ fn the_command_line_asks_over_a_unix_socket_and_a_killed_daemons_sockets_are_rep
     let mut by_address =
         Process::command(&folder.path().join("data"), &["status", "--json", "--admin", &admin]);
     assert!(by_address.output().unwrap().status.success());
+    let backup = folder.path().join("backup").display().to_string();
+    let output = waypost(folder.path(), &["backup", &backup]).output().unwrap();
+    assert!(output.status.success() && Path::new(&backup).exists(), "{output:?}");
 
     // One that lives keeps its sockets, and a second daemon says why it does not start.
     let mut second = Command::new(env!("CARGO_BIN_EXE_waypost"));

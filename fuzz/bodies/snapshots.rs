@@ -11,6 +11,9 @@ type Rows = Vec<(Vec<u8>, SnapshotRow)>;
 /// its length (two bytes, the higher first) and what is in it; what is missing at the end is cut short.
 pub fn snapshots(data: &[u8]) {
     whole(data);
+    if data.is_empty() {
+        return;
+    }
     let mut file = b"waypost backup\n\x01".to_vec();
     let mut rest = data;
     let mut frames = 0_u64;

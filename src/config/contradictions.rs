@@ -40,12 +40,16 @@ impl Settings {
             ("link.max_message_bytes", &self.link.max_message_bytes),
             |queue, message| queue >= message,
         );
-        let (certificate, key) = (&self.server.tls_cert, &self.server.tls_key);
+        let server = &self.server;
+        let [certificate, key] = [&server.tls_cert, &server.tls_key].map(|path| !path.as_os_str().is_empty());
+        // Else nobody could connect.
+        let proxies = !server.trusted_proxies.is_empty() || server.listen.tcp().is_none();
         for (name, given, other, beside) in [
             ("server.tls_cert", certificate, "server.tls_key", key),
             ("server.tls_key", key, "server.tls_cert", certificate),
+            ("server.proxy_protocol", server.proxy_protocol, "server.trusted_proxies", proxies),
         ] {
-            if !given.as_os_str().is_empty() && beside.as_os_str().is_empty() {
+            if given && !beside {
                 let origin = origin(reader.figment.find_metadata(name));
                 let message = format!("expected {other} beside it");
                 reader.problems.push(Problem { origin, key: name.to_owned(), message });

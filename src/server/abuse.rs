@@ -36,11 +36,12 @@ pub enum Event {
 }
 
 impl Event {
-    /// Its name and reason; `None` where nothing but the daemon's own fullness was in the way, and for headers of link, whose
-    /// refusal is not logged (link, section 1).
+    /// Its name and reason; `None` where the daemon is full, where all clients fail alike if a certificate or a proxy is not as
+    /// it should be, and for headers of link, whose refusal is not logged (link, section 1).
     fn name(self) -> Option<(&'static str, &'static str)> {
         match self {
-            Event::Connection(Refusal::Total) | Event::Upgrade(Refusal::Total | Refusal::BadHeader) => None,
+            Event::Connection(Refusal::Total | Refusal::BadTls | Refusal::BadProxyHeader)
+            | Event::Upgrade(Refusal::Total | Refusal::BadHeader) => None,
             Event::Connection(reason) => Some(("connection_refused", reason.text())),
             Event::Upgrade(reason) => Some(("upgrade_refused", reason.text())),
             Event::Socket(reason) => Some(("socket_closed", reason)),

@@ -96,56 +96,53 @@ impl Entrance {
 
     fn refused(&self, reason: Refusal, peer: IpAddr) {
         self.app.metrics.refused.get_or_create(&RefusalLabel { reason }).inc();
-        // What a proxy does wrong is no client's abuse.
-        if !is_trusted(peer, &self.app.changing.load().trusted_proxies) {
-            self.app.abuse.note(Event::Connection(reason), peer);
-        }
+        self.app.abuse.note(Event::Connection(reason), peer);
     }
 
-    async fn run(&self, stream: Plain, mut peer: IpAddr, permit: Option<Permit>, mut token: Token) {
+    async fn run(&self, stream: Plain, peer: IpAddr, permit: Option<Permit>, mut token: Token) {
         if self.before == Before::default() {
             serve(Either::Left(stream), peer, self.routes.clone(), &self.app, token).await;
             return drop(permit);
         }
         // Whoever has not begun when the daemon ends is not waited for.
         let begun = tokio::select! {
-            begun = Box::pin(self.begin(stream, &mut peer, permit)) => begun,
+            begun = Box::pin(self.begin(stream, peer, permit)) => begun,
             () = token.stopped() => return,
         };
         match begun {
-            Ok((stream, permit)) => {
+            Ok((stream, peer, permit)) => {
                 serve(stream, peer, self.routes.clone(), &self.app, token).await;
                 drop(permit);
             }
-            Err(reason) => self.refused(reason, peer),
+            Err((reason, peer)) => self.refused(reason, peer),
         }
     }
 
-    /// What comes before HTTP; `peer` is whose connection it is then.
+    /// What comes before HTTP, and whose connection it is then, or would have been.
     async fn begin(
         &self,
         mut stream: Plain,
-        peer: &mut IpAddr,
+        mut peer: IpAddr,
         mut permit: Option<Permit>,
-    ) -> Result<(Stream, Option<Permit>), Refusal> {
+    ) -> Result<(Stream, IpAddr, Option<Permit>), (Refusal, IpAddr)> {
         if self.before.proxy_header {
             let told = self.in_time(proxy::read(&mut stream)).await;
-            if let Some(client) = told.map_err(|_| Refusal::BadProxyHeader)? {
-                *peer = client;
-                let trusted = is_trusted(client, &self.app.changing.load().trusted_proxies);
-                permit = self.admit(client, trusted)?;
+            if let Some(client) = told.map_err(|_| (Refusal::BadProxyHeader, peer))? {
+                peer = client;
+                let trusted = is_trusted(peer, &self.app.changing.load().trusted_proxies);
+                permit = self.admit(peer, trusted).map_err(|reason| (reason, peer))?;
             }
         }
         if !self.before.tls {
-            return Ok((Either::Left(stream), permit));
+            return Ok((Either::Left(stream), peer, permit));
         }
         let acceptor = self.app.changing.load().identity.as_ref().map(|identity| identity.acceptor.clone());
-        let shaken = self.in_time(acceptor.ok_or(Refusal::BadTls)?.accept(stream)).await;
-        let stream = shaken.map_err(|error| {
+        let acceptor = acceptor.ok_or((Refusal::BadTls, peer))?;
+        let stream = self.in_time(acceptor.accept(stream)).await.map_err(|error| {
             tracing::debug!(%error, "no handshake of TLS");
-            Refusal::BadTls
+            (Refusal::BadTls, peer)
         })?;
-        Ok((Either::Right(Box::new(stream)), permit))
+        Ok((Either::Right(Box::new(stream)), peer, permit))
     }
 
     async fn in_time<T>(&self, step: impl Future<Output = io::Result<T>>) -> io::Result<T> {

@@ -112,7 +112,7 @@ impl Store {
 impl Backup {
     /// The next piece of the file; `None` once the trees have been walked. Reads the store for a few milliseconds.
     pub fn step(&mut self, store: &Store) -> Result<Option<Vec<u8>>, BackupError> {
-        let changes = self.recorded(store, false)?;
+        let changes = self.recorded(store)?;
         self.write(changes);
         let Some(tree) = self.trees.last().cloned() else { return Ok(None) };
         let from = std::mem::replace(&mut self.walked, Bound::Unbounded);
@@ -142,20 +142,19 @@ impl Backup {
 
     /// Ends it: everything that has been committed is in it. Gives the last piece.
     pub fn finish(mut self, store: &Store) -> Result<(Vec<u8>, Made), BackupError> {
-        let changes = self.recorded(store, true)?;
+        let changes = self.recorded(store)?;
         self.write(changes);
         self.encoder.close();
         let (rows, bytes) = self.encoder.counts();
         Ok((self.encoder.take(), Made { rows, bytes }))
     }
 
-    fn recorded(&self, store: &Store, is_last: bool) -> Result<Vec<Change>, BackupError> {
+    fn recorded(&self, store: &Store) -> Result<Vec<Change>, BackupError> {
         if !Arc::ptr_eq(&self.recorder.0, &store.recorder.0) {
             return Err(BackupError::Closed);
         }
         let mut recording = self.recorder.lock();
-        let next = (!is_last).then(Recorded::default);
-        let recorded = std::mem::replace(&mut *recording.0, next).ok_or(BackupError::Closed)?;
+        let recorded = recording.0.as_mut().map(std::mem::take).ok_or(BackupError::Closed)?;
         if recorded.bytes > MOST_WAITING {
             return Err(BackupError::TooSlow);
         }

@@ -50,7 +50,7 @@ pub use record::{
     Amendment, ChunkRecord, ClaimRecord, PeerRecord, PointRecord, RegistrationRecord, RelayRecord, Seen,
     ServerRecord, TurnRecord, TurnSessionRecord, Undecodable,
 };
-pub use restore::{RestoreError, Restored, Verified, restore, verify};
+pub use restore::{RestoreError, Verified, restore, verify};
 pub use side::{Replace, SideError};
 pub use snapshot::{Decoder, Encoder, Head, Rows as SnapshotRows, SnapshotError, SnapshotRow};
 pub use upgrade::{Upgrade, UpgradeError, upgrade};

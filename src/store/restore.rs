@@ -46,14 +46,6 @@ pub struct Verified {
     pub bytes: u64,
 }
 
-/// What a restore came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Restored {
-    pub backup: Verified,
-    /// Where the store is that was there before.
-    pub moved: Option<PathBuf>,
-}
-
 /// Reads a file to its end. `progress` hears how many of its bytes have been read.
 ///
 /// # Errors
@@ -69,19 +61,18 @@ pub fn verify(file: &Path, progress: &mut dyn FnMut(u64)) -> Result<Verified, Re
     Ok(Verified { head, rows, bytes })
 }
 
-/// Makes a store of a backup, of this version's schema, and puts it in its place. `ready` is called with what the file says
-/// of itself when all that is left to do is that.
+/// Makes a store of a backup that was verified, of this version's schema, and puts it in its place; tells where the store is
+/// that was there before. `ready` is called when all that is left to do is that.
 ///
 /// # Errors
 /// After any error, as after a kill at any moment, there is what was there before, or all of the backup.
 pub fn restore(
-    file: &Path,
+    (file, backup): (&Path, &Verified),
     replace: &Replace<'_>,
     faults: &Faults,
     progress: &mut dyn FnMut(u64),
-    ready: impl FnOnce(&Head) -> io::Result<()>,
-) -> Result<Restored, RestoreError> {
-    let backup = verify(file, progress)?;
+    ready: impl FnOnce() -> io::Result<()>,
+) -> Result<Option<PathBuf>, RestoreError> {
     side::refuse_existing(replace)?;
     side::refuse_little_room(replace.path, backup.rows, backup.bytes, faults)?;
     let failed = SideError::failed(replace.path);
@@ -93,8 +84,7 @@ pub fn restore(
         }
         Ok(())
     };
-    let moved = side::build(replace, faults, fill, || ready(&backup.head))?;
-    Ok(Restored { backup, moved })
+    side::build(replace, faults, fill, ready)
 }
 
 /// Shows all rows of a file, which counts only once this has returned.

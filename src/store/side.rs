@@ -195,7 +195,11 @@ fn take_place(
     ready: impl FnOnce() -> io::Result<()>,
 ) -> Result<Option<PathBuf>, StoreError> {
     // While these are kept sled opens neither, under whatever name. What is replaced may be no store any more.
-    let _both = (disk::closed(replace.path).ok(), disk::closed(side)?);
+    let former = match disk::closed(replace.path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        closed => Some(closed?),
+    };
+    let _both = (former, disk::closed(side)?);
     ready()?;
     swap::put(replace.path, replace.now, faults)
 }

@@ -128,6 +128,8 @@ pub(super) fn put(path: &Path, now: Millis, faults: &Faults) -> Result<Option<Pa
     sync_folder(folder)?;
     faults.on_step()?;
     let mut aside = None;
+    // An empty folder is nothing to be kept; another one stays.
+    let _ = fs::remove_dir(path);
     if path.try_exists()? {
         let to = beside(path, &format!("replaced-{}", stamp(now)));
         if to.try_exists()? {

@@ -24,7 +24,7 @@ const EVENTS: [(u8, &str, &str); 8] = [
 /// Of these and the two below; the first address has gone past two limits.
 pub const LINES: usize = EVENTS.len() + 3;
 const GUESSER: u8 = 20;
-pub const CROWD: u8 = 21;
+const CROWD: u8 = 21;
 
 /// Limits that are soon reached, whatever an address is up to.
 pub const LIMITS: [&str; 8] = [

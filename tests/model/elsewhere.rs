@@ -7,7 +7,7 @@ use std::path::Path;
 
 use waypost::clock::Clock;
 use waypost::engine::Engine;
-use waypost::store::{Faults, Replace, export, import, restore};
+use waypost::store::{Faults, Replace, export, import, restore, verify};
 
 #[derive(Clone, Copy, Debug)]
 pub enum Way {
@@ -30,7 +30,9 @@ pub fn restored(folder: &Path, clock: &Clock) {
     let store = folder.join("store");
     fs::remove_dir_all(&store).unwrap();
     let replace = Replace { path: &store, existing: false, now: clock.now() };
-    restore(&folder.join("backup"), &replace, &Faults::default(), &mut |_| {}, |_| Ok(())).unwrap();
+    let file = folder.join("backup");
+    let backup = verify(&file, &mut |_| {}).unwrap();
+    restore((&file, &backup), &replace, &Faults::default(), &mut |_| {}, || Ok(())).unwrap();
 }
 
 /// The same by lines, which the new store gives again.

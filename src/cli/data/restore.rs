@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{Exit, Place, bar, print, told};
 use crate::clock::Clock;
 use crate::daemon::SERVER_KEY;
-use crate::store::{Faults, Head, Replace, Restored, restore, verify};
+use crate::store::{Faults, Head, Replace, RestoreError, restore, verify};
 
 #[derive(clap::Args)]
 pub(in crate::cli) struct Restore {
@@ -51,16 +51,22 @@ impl Restore {
         let mut progress = |bytes| bar.set_position(bytes);
         let (store, key) = (place.store(), place.data_dir.join(SERVER_KEY));
         let now = Clock::system().now();
-        let done = if self.verify {
-            verify(file, &mut progress).map(|backup| Restored { backup, moved: None })
-        } else {
+        let refused = |error: RestoreError| told(&error, error.is_refusal());
+        let backup = verify(file, &mut progress).map_err(refused)?;
+        let mut moved = None;
+        if !self.verify {
+            let is_other = is_other(&key, &backup.head);
+            if is_other && !self.replace {
+                let text =
+                    format!("{} is of another server: have it moved aside with --replace", key.display());
+                return Err(told(&text, true));
+            }
             let replace = Replace { path: &store, existing: self.replace, now };
-            restore(file, &replace, &Faults::default(), &mut progress, |head| {
-                put_key(&key, head, self.replace, now)
-            })
-        };
+            let ready = || put_key(&key, &backup.head, is_other, now);
+            let restored = restore((file, &backup), &replace, &Faults::default(), &mut progress, ready);
+            moved = restored.map_err(refused)?;
+        }
         bar.finish_and_clear();
-        let Restored { backup, moved } = done.map_err(|error| told(&error, error.is_refusal()))?;
         let report = Report {
             file,
             schema: backup.head.schema,
@@ -84,20 +90,21 @@ fn line(report: &Report<'_>) -> String {
     format!("{}: restored {rows} rows from {file}{}\n", store.display(), moved.unwrap_or_default())
 }
 
+/// Whether there is a key, and another one than in the backup.
+fn is_other(path: &Path, head: &Head) -> bool {
+    let key = &head.server_key;
+    !key.is_empty()
+        && path.exists()
+        && !fs::read(path).is_ok_and(|there| there.trim_ascii() == key.trim_ascii())
+}
+
 /// The server keeps its identity. Another server's key is moved aside.
-fn put_key(path: &Path, head: &Head, replace: bool, now: u64) -> io::Result<()> {
-    if head.server_key.is_empty() {
-        return Ok(());
+fn put_key(path: &Path, head: &Head, is_other: bool, now: u64) -> io::Result<()> {
+    if is_other {
+        fs::rename(path, path.with_file_name(format!("{SERVER_KEY}.replaced-{now}")))?;
     }
-    match fs::read(path) {
-        Ok(key) if key.trim_ascii() == head.server_key.trim_ascii() => return Ok(()),
-        Ok(_) if replace => fs::rename(path, path.with_file_name(format!("{SERVER_KEY}.replaced-{now}")))?,
-        Ok(_) => {
-            let what = format!("{} is of another server: have it moved aside with --replace", path.display());
-            return Err(io::Error::other(what));
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
+    if head.server_key.is_empty() || path.exists() {
+        return Ok(());
     }
     let folder = path.parent().unwrap_or(Path::new("."));
     let partial = path.with_extension("key.partial");
