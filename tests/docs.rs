@@ -15,6 +15,7 @@ use waypost::metrics::{
 const OPERATIONS: &str = include_str!("../docs/operations.md");
 const SECURITY: &str = include_str!("../docs/security.md");
 const PROTOCOL: &str = include_str!("../docs/protocol.md");
+const MIGRATION: &str = include_str!("../docs/migration.md");
 const METRICS: &str = include_str!("../src/metrics.rs");
 
 /// Set to write what is generated into the page, instead of comparing it.
@@ -120,6 +121,20 @@ fn the_metrics_table_has_every_metric_with_its_type_and_nothing_else() {
     let declared = declared.filter(|line| !line.is_empty() && !line.trim().starts_with("///")).count();
     assert_eq!(metrics.len(), declared, "a metric with labels needs a value in this test");
     assert_eq!(rows(OPERATIONS, "Metrics"), metrics);
+}
+
+#[test]
+fn every_setting_that_the_page_on_moving_names_exists() {
+    let quoted = MIGRATION.split('`').skip(1).step_by(2).filter_map(|text| text.split(" = ").next());
+    let sections =
+        ["server", "log", "limits", "liveness", "rendezvous", "pairing", "chunks", "peers", "turn"];
+    let sections = BTreeSet::from_iter(sections.into_iter().chain(["directory", "link", "sweep", "drain"]));
+    let is_name = |text: &&str| text.split_once('.').is_some_and(|(section, _)| sections.contains(section));
+    let named: BTreeSet<&str> = quoted.filter(is_name).filter(|name| *name != "server.key").collect();
+    assert!(named.len() > 40, "{named:?}");
+    let known: BTreeSet<String> = settings().into_iter().map(|[name, ..]| name).collect();
+    let unknown: Vec<_> = named.into_iter().filter(|name| !known.contains(*name)).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
 }
 
 /// The names of metrics in a text.

@@ -1,6 +1,8 @@
 //! Owns the proof of what the log says of clients and how much: nobody is named unless the operator wants it, a flood writes
 //! few lines, fail2ban reads them, and the level changes while the daemon runs.
 
+#[path = "common/abusers.rs"]
+mod abusers;
 mod common;
 #[path = "common/daemon.rs"]
 mod daemon;
@@ -9,123 +11,18 @@ mod logged;
 #[path = "common/tools.rs"]
 mod tools;
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
-use daemon::{RawTcp, ask, connect, say, soon};
+use abusers::{LIMITS, LINES, abuse, events, from, request_from};
+use daemon::{HOUR, RawTcp, SECOND, TestDaemon, ask, connect, say, soon};
 use logged::Logged;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
 use waypost::client::{AdminClient, ClientError};
-
-/// What each address does, as the log has it, the address's last byte first.
-const EVENTS: [(u8, &str, &str); 9] = [
-    (11, "upgrade_refused", "rate"),
-    (12, "upgrade_refused", "address"),
-    (13, "upgrade_refused", "bad_header"),
-    (14, "upgrade_refused", "bad_upgrade"),
-    (15, "socket_closed", "bad_frame"),
-    (16, "socket_closed", "too_large"),
-    (17, "socket_closed", "not_text"),
-    (18, "socket_closed", "abuse"),
-    (19, "request_refused", "rate_limited"),
-];
-/// Of these and the two below; the first address has gone past two limits.
-const LINES: usize = EVENTS.len() + 3;
-const GUESSER: u8 = 20;
-const CROWD: u8 = 21;
-
-/// Limits that are soon reached, whatever an address is up to.
-const LIMITS: [&str; 8] = [
-    "--set",
-    "limits.upgrades_per_minute=3",
-    "--set",
-    "limits.max_connections_per_address=2",
-    "--set",
-    "limits.http_requests_per_minute=3",
-    "--set",
-    "limits.messages_per_minute=1",
-];
-
-/// A connection from another address of the loopback.
-async fn from(last: u8, to: SocketAddr) -> TcpStream {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(([127, 0, 0, last], 0).into()).unwrap();
-    socket.connect(to).await.unwrap()
-}
-
-async fn socket_from(last: u8, to: SocketAddr) -> RawTcp {
-    RawTcp::on(from(last, to).await, to, "/ws", "").await
-}
-
-/// The head of the answer to a request made by hand.
-async fn request_from(last: u8, to: SocketAddr, head: &str) -> String {
-    let mut stream = from(last, to).await;
-    stream.write_all(format!("{head}\r\nHost: {to}\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
-    let mut heard = String::new();
-    soon(stream.read_to_string(&mut heard)).await.unwrap();
-    heard
-}
-
-/// Every client goes past one limit, each from an address of its own.
-async fn abuse(daemon: &Logged) {
-    let (public, admin) = (daemon.public, daemon.admin);
-    // The first one past the sockets that an address may have, the second one past its upgrades.
-    for (last, wanted) in [(11, &[101, 101, 429, 429][..]), (12, &[101, 101, 429])] {
-        let mut kept = Vec::new();
-        for wanted in wanted {
-            kept.push(socket_from(last, public).await);
-            assert_eq!(kept.last().unwrap().status(), *wanted);
-        }
-    }
-    let upgrade =
-        "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
-    let heard = RawTcp::on(from(13, public).await, public, "/v1/server", "").await;
-    assert_eq!(heard.status(), 400);
-    let old = upgrade.replace("13", "7");
-    let heard = request_from(14, public, &format!("GET /ws HTTP/1.1\r\nConnection: Upgrade\r\n{old}")).await;
-    assert!(heard.starts_with("HTTP/1.1 400"), "{heard}");
-
-    let mut broken = socket_from(15, public).await;
-    broken.send(3, b"a frame that is none").await;
-    assert_eq!(broken.closed().await.0, 1002);
-    let mut large = socket_from(16, public).await;
-    large.stream.write_all(&[0x81, 0xff, 0, 0, 0, 0, 0x40, 0, 0, 0, 0, 0, 0, 0]).await.unwrap();
-    assert_eq!(large.closed().await.0, 1009);
-    let mut binary = socket_from(17, public).await;
-    binary.send(1, &[0xff, 0xfe]).await;
-    assert_eq!(binary.closed().await.0, 1007);
-    let mut chatty = socket_from(18, public).await;
-    for _ in 0..302 {
-        chatty.send_json(json!({"type": "ping"})).await;
-    }
-    assert_eq!(chatty.closed().await.0, 1008);
-
-    for wanted in ["200", "200", "200", "429"] {
-        let heard = request_from(19, public, "GET /health HTTP/1.1").await;
-        assert!(heard.starts_with(&format!("HTTP/1.1 {wanted}")), "{heard}");
-    }
-    let guess = "GET /admin/api/status HTTP/1.1\r\nAuthorization: Bearer guessed";
-    assert!(request_from(GUESSER, admin, guess).await.starts_with("HTTP/1.1 401"));
-    assert!(request_from(GUESSER, admin, "GET /admin/api/status HTTP/1.1").await.starts_with("HTTP/1.1 401"));
-    let mut crowd = Vec::new();
-    for _ in 0..64 {
-        crowd.push(from(CROWD, public).await);
-    }
-    // Dropped without an answer; those before it may not have been accepted yet.
-    let mut last = from(CROWD, public).await;
-    assert!(!matches!(soon(last.read(&mut [0])).await, Ok(1..)));
-    daemon.until_lines("seen", LINES).await;
-}
-
-/// All the events with the addresses that caused them.
-fn events() -> Vec<(String, &'static str, &'static str)> {
-    let rest = [(GUESSER, "token_refused", "unauthorized"), (CROWD, "connection_refused", "address")];
-    let all = EVENTS.into_iter().chain(rest);
-    all.map(|(last, event, reason)| (format!("127.0.0.{last}"), event, reason)).collect()
-}
 
 #[tokio::test]
 async fn no_line_names_a_client_unless_the_operator_wants_it() {
@@ -146,6 +43,7 @@ async fn no_line_names_a_client_unless_the_operator_wants_it() {
         assert!(!log.contains(&address), "{log}");
     }
     assert_eq!(log.matches("event=token_refused").count(), 1, "who shows no token does not guess: {log}");
+    assert!(!log.contains("bad_header"), "{log}");
     for id in ["alice", "mallory", "guessed"] {
         assert!(!log.contains(id), "{log}");
     }
@@ -194,6 +92,71 @@ async fn a_flood_writes_ten_lines_and_at_the_end_how_many_more_there_were() {
     let rest = abuse.iter().find(|line| line["fields"]["message"] == "and more").unwrap();
     assert_eq!(rest["fields"]["more"], 39);
     assert_eq!(rest["fields"]["addr"], abuse[0]["fields"]["addr"]);
+}
+
+/// What is logged in this thread.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Write::write(&mut *self.0.lock().unwrap(), bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_was_left_out_is_told_after_a_minute_and_another_day_has_other_names() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _logged = tracing::subscriber::set_default(subscriber);
+    let daemon = TestDaemon::start_with(|settings| settings.connections.http_requests_per_minute = 1).await;
+    let ask = async |times| {
+        for _ in 0..times {
+            request_from(11, daemon.addresses().public, "GET /health HTTP/1.1").await;
+        }
+    };
+    let logged = || String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    ask(20).await;
+    assert!(!logged().contains("and more"), "{}", logged());
+    daemon.advance(60 * SECOND);
+    soon(async {
+        while !logged().contains("and more") {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(logged().contains(" more=9\n"), "{}", logged());
+    daemon.advance(24 * HOUR);
+    ask(2).await;
+    let names = || logged().split("addr=").skip(1).map(|rest| rest[..10].to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(names().len(), 2, "{}", logged());
+    daemon.advance(60 * SECOND);
+    ask(2).await;
+    assert_eq!(names().len(), 2, "{}", logged());
+}
+
+#[tokio::test]
+async fn who_is_refused_for_want_of_room_writes_no_line() {
+    let daemon = Logged::start("text", &["--set", "peers.max=1"]).await;
+    for number in 0..9 {
+        let peer =
+            json!({"peerId": number.to_string(), "addresses": ["/ip4/192.0.2.1/tcp/4001"]}).to_string();
+        let head = format!("POST /register HTTP/1.1\r\nContent-Length: {}", peer.len());
+        let mut stream = from(11, daemon.public).await;
+        let host = daemon.public;
+        let request = format!("{head}\r\nHost: {host}\r\nConnection: close\r\n\r\n{peer}");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut heard = String::new();
+        soon(stream.read_to_string(&mut heard)).await.unwrap();
+        assert!(heard.starts_with(if number == 0 { "HTTP/1.1 200" } else { "HTTP/1.1 503" }), "{heard}");
+    }
+    let log = daemon.stop();
+    assert!(!log.contains("WARN"), "{log}");
 }
 
 #[tokio::test]
@@ -280,7 +243,7 @@ async fn the_level_is_told_and_set_while_the_daemon_runs() {
 
 #[tokio::test]
 async fn a_daemon_within_another_program_leaves_that_programs_log_alone() {
-    let daemon = daemon::TestDaemon::start().await;
+    let daemon = TestDaemon::start().await;
     let refused = daemon.admin().set_log_level("debug").await;
     assert!(matches!(refused, Err(ClientError::Refused { code, .. }) if code == "no_log"));
 }

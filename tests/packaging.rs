@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::json;
 use tempfile::TempDir;
 use tools::{is_there, succeeds};
 use waypost::config::{Settings, Sources};
@@ -83,6 +84,30 @@ fn prometheus_takes_the_scrape_and_the_alerts_and_raises_each_for_its_reason() {
     promtool(&["check", "config", "scrape.yml"]);
     promtool(&["check", "rules", "alerts.yml"]);
     promtool(&["test", "rules", "alerts_test.yml"]);
+}
+
+#[test]
+fn the_dashboard_asks_what_prometheus_understands() {
+    if !is_there("promtool", "prometheus") {
+        return;
+    }
+    let dashboard = fs::read_to_string(packaging("grafana/waypost.json")).unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let asked = panels.filter_map(|panel| panel["targets"].as_array()).flatten();
+    let asked = asked.map(|target| target["expr"].as_str().unwrap());
+    let filled = asked.map(|expression| {
+        let variables = [("$job", "waypost"), ("$instance", ".*"), ("$__rate_interval", "5m")];
+        variables.iter().fold(expression.to_owned(), |text, (name, value)| text.replace(name, value))
+    });
+    let rules =
+        filled.enumerate().map(|(number, expr)| json!({"record": format!("a{number}"), "expr": expr}));
+    let rules: Vec<_> = rules.collect();
+    assert!(rules.len() > 40, "{rules:?}");
+    // YAML reads JSON.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), json!({"groups": [{"name": "dashboard", "rules": rules}]}).to_string()).unwrap();
+    succeeds(Command::new("promtool").args(["check", "rules"]).arg(file.path()));
 }
 
 #[test]

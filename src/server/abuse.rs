@@ -36,12 +36,12 @@ pub enum Event {
 }
 
 impl Event {
-    /// Its name and reason; `None` where the daemon is full, or where all clients fail alike if a certificate or a proxy is not
-    /// as it should be.
+    /// Its name and reason; `None` where the daemon is full, where all clients fail alike if a certificate or a proxy is not as
+    /// it should be, and for headers of link, whose refusal is not logged (link, section 1).
     fn name(self) -> Option<(&'static str, &'static str)> {
         match self {
             Event::Connection(Refusal::Total | Refusal::BadTls | Refusal::BadProxyHeader)
-            | Event::Upgrade(Refusal::Total) => None,
+            | Event::Upgrade(Refusal::Total | Refusal::BadHeader) => None,
             Event::Connection(reason) => Some(("connection_refused", reason.text())),
             Event::Upgrade(reason) => Some(("upgrade_refused", reason.text())),
             Event::Socket(reason) => Some(("socket_closed", reason)),
@@ -83,8 +83,9 @@ impl AbuseLog {
     }
 
     pub(super) fn note(&self, event: Event, address: IpAddr) {
-        let Some((event, reason)) = event.name() else { return };
         let address = address.to_canonical();
+        // A proxy on a Unix socket that does not say whom it speaks for.
+        let Some((event, reason)) = event.name().filter(|_| !address.is_unspecified()) else { return };
         if let Some(name) = self.take_line(network_of(address)) {
             let addr = if self.plain { address.to_string() } else { name };
             tracing::warn!(target: "waypost::abuse", parent: None, %event, %reason, %addr, "seen");

@@ -71,7 +71,8 @@ pub fn routes(app: Arc<App>, token: Token) -> Router {
                 .make_span_with(layers::span)
                 .on_request(())
                 .on_response(())
-                .on_failure(DefaultOnFailure::new().level(tracing::Level::WARN)),
+                // 503 is what floods are answered with; why the storage fails is told once, elsewhere.
+                .on_failure(DefaultOnFailure::new().level(tracing::Level::DEBUG)),
         )
         .layer(SetRequestIdLayer::new(REQUEST_ID, Numbering::new(app.clock.now())))
         .layer(middleware::from_fn(layers::own_request_id))

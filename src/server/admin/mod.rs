@@ -99,7 +99,7 @@ async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, &'static str) {
 async fn metrics(State(app): State<Arc<App>>) -> Response {
     let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     app.engine.measure().await;
-    app.metrics.connections_limit.set(app.limits.connections.max_connections as i64);
+    app.metrics.connections_limit.set(app.changing.load().connections.max_connections as i64);
     ([(CONTENT_TYPE, format)], app.metrics.render()).into_response()
 }
 
