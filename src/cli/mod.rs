@@ -2,6 +2,7 @@
 //! its `mod`, its variant of `Command` and its arm in `dispatch`. Must not know how a subcommand does its work.
 
 mod admin;
+mod asking;
 pub mod bench;
 mod compact;
 mod config;

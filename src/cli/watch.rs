@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::admin::{AskError, at};
+use super::asking::{AskError, at};
 use super::status::status;
 use crate::client::AdminClient;
 use crate::clock::rest;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use super::admin::{self, AskError, Options};
+use super::asking::{AskError, Options, at};
 use super::tables::size;
 use super::{Exit, Place, Whole, bar, is_standard, print, told};
 use crate::client::admin::Pieces;
@@ -38,7 +38,7 @@ impl Backup {
         let (client, url) = runtime
             .block_on(self.options.client(&place.url, &place.token_file))
             .map_err(|error| told(&error, false))?;
-        let failed = |error| told(&admin::at(&url)(error), false);
+        let failed = |error| told(&at(&url)(error), false);
         if is_standard(&self.file) {
             let mut pieces = runtime.block_on(client.backup()).map_err(failed)?;
             let taken = runtime.block_on(take(&mut pieces, &mut io::stdout().lock(), &ProgressBar::hidden()));
@@ -78,7 +78,7 @@ enum NotTaken {
 impl NotTaken {
     fn at(self, url: &str) -> AskError {
         match self {
-            NotTaken::Client(error) => admin::at(url)(error),
+            NotTaken::Client(error) => at(url)(error),
             NotTaken::Write(error) => AskError::Print(error),
         }
     }

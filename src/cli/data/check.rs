@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::admin::{self, Options};
+use super::asking::{Options, at};
 use super::{Exit, Place, print, told};
 use crate::clock::Clock;
 use crate::store::{OfflineError, OpenError, Report, check, repair};
@@ -60,7 +60,7 @@ impl Check {
         runtime
             .block_on(async {
                 let (client, url) = self.options.client(&place.url, &place.token_file).await?;
-                client.check().await.map_err(admin::at(&url))
+                client.check().await.map_err(at(&url))
             })
             .map_err(|error| told(&format!("{in_use}; and it cannot be asked: {error}"), false))
     }

@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tempfile::TempPath;
 
-use super::{Exit, admin, tables};
+use super::{Exit, asking, tables};
 
 /// What is done with all of the data.
 #[derive(clap::Subcommand)]
