@@ -111,6 +111,7 @@ async fn whatever_is_no_header_is_closed_and_counted() {
         changed(14, 0xff),
         header("0.0.0.0:1"),
         header("[::]:1"),
+        header("[::ffff:0.0.0.0]:1"),
     ];
     for (number, case) in cases.iter().enumerate() {
         let mut stream = connect(&daemon, case).await;

@@ -27,7 +27,8 @@ pub fn snapshots(data: &[u8]) {
     }
     let rows = match read(&file) {
         Err((SnapshotError::Cut { .. }, rows)) => rows,
-        Ok(_) => panic!("it has no end"),
+        // Its frames are a whole file's already.
+        Ok(_) => return assert!(whole(&file), "nothing is wrong with it"),
         Err(_) => return,
     };
     let counts = [frames.to_be_bytes(), (rows.len() as u64).to_be_bytes()].concat();

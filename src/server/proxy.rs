@@ -37,12 +37,12 @@ pub fn client(header: &[u8]) -> io::Result<Option<IpAddr>> {
     match ProxyHeader::parse(header, config) {
         Ok((told, length)) if length == header.len() => match told.proxied_address() {
             None => Ok(None),
-            Some(address)
-                if address.protocol == Protocol::Stream && !address.source.ip().is_unspecified() =>
-            {
-                Ok(Some(address.source.ip().to_canonical()))
+            Some(address) => {
+                let client = address.source.ip().to_canonical();
+                // Nobody has the unspecified address, and here it stands for a peer on a Unix socket.
+                let is_one = address.protocol == Protocol::Stream && !client.is_unspecified();
+                is_one.then_some(Some(client)).ok_or_else(malformed)
             }
-            Some(_) => Err(malformed()),
         },
         _ => Err(malformed()),
     }
