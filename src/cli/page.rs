@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use url::form_urlencoded;
 
 use super::Exit;
+use super::asking::AskError;
 use crate::server::listen::Address;
 
 #[derive(clap::Subcommand)]
@@ -47,8 +48,7 @@ impl Command {
             }
         };
         let token = std::fs::read_to_string(token_file).map_err(|error| {
-            let path = token_file.display();
-            failed(format!("cannot read the admin token {path}: {error}; give it with --token-file"))
+            failed(AskError::Token { path: token_file.to_owned(), source: error }.to_string())
         })?;
         // Behind the #, so that no server and no proxy is ever sent it.
         let token =

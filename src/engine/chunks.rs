@@ -166,7 +166,7 @@ impl Turn<'_> {
     }
 
     fn tell(&mut self, announcement: Announcement) {
-        let Announcement { socket, channel, text, .. } = announcement;
+        let Announcement { socket, channel, text, told, .. } = announcement;
         let core = &mut *self.core;
         let subscribers = core.chunks.subscribers(&channel, socket);
         let outboxes = subscribers.filter_map(|subscriber| core.hub.outbox_of(subscriber));
@@ -174,6 +174,7 @@ impl Turn<'_> {
         // Whoever has no room for it does without: nobody is to lose the socket for what others announce.
         self.effects.extend(outboxes.map(|outbox| pass(outbox, text.clone())));
         core.announcements.pay(self.running, announcements::cost(self.effects.len() - before, &text));
+        self.effects.push(Effect::Told(told));
     }
 
     pub(super) fn tell_those_who_wait(&mut self) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
+use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::clock::Millis;
@@ -65,6 +66,8 @@ pub(super) enum Effect {
         otherwise: Option<(Arc<Outbox>, Utf8Bytes)>,
     },
     Close(Arc<Outbox>, Close),
+    /// What was said before this has been said: whoever waits for that goes on.
+    Told(oneshot::Sender<()>),
 }
 
 impl Effect {
@@ -80,6 +83,7 @@ impl Effect {
                 }
             }
             Effect::Close(outbox, close) => outbox.close(close),
+            Effect::Told(told) => drop(told),
         }
     }
 }
