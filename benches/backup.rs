@@ -5,8 +5,11 @@
 //! the options. The store and the file are made in the temporary directory (`TMPDIR`), and the disk under it is part of what
 //! is measured.
 
+#[path = "common/crowds.rs"]
+mod crowds;
+
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -14,29 +17,19 @@ use std::time::Duration;
 
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
-use futures_util::StreamExt;
 use hdrhistogram::Histogram;
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 use tokio::task::JoinSet;
-use waypost::client::{AdminClient, Client, Rendezvous};
+use waypost::client::{AdminClient, Client};
 use waypost::clock::Clock;
 use waypost::config::Settings;
 use waypost::daemon::{ADMIN_TOKEN, Daemon, STORE};
-use waypost::engine::Engine;
-use waypost::id::PeerId;
 use waypost::store::{Faults, Replace, restore, verify};
-use waypost::wire::signalling::{Point, RegisterRendezvous, ServerMessage};
 
 /// As the daemon has it.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Different registrations per client; each replaces its former self.
-const RING: usize = 40;
-/// Registrations of the crowd under way at once.
-const CROWD_IN_FLIGHT: usize = 2048;
 /// Load before anything is measured.
 const SETTLING: Duration = Duration::from_secs(2);
 
@@ -90,7 +83,7 @@ async fn main() {
     let (data, file) = (folder.path().join("data"), folder.path().join("backup"));
     let real = Clock::system();
     let daemon = start(&data).await;
-    fill(daemon.engine(), arguments.leases).await;
+    crowds::register(daemon.engine(), 0, arguments.leases, 3, true).await;
     let phase = Arc::new(AtomicU8::new(Phase::Idle as u8));
     let mut clients = JoinSet::new();
     for number in 0..arguments.sockets {
@@ -140,32 +133,6 @@ async fn start(data: &Path) -> Daemon {
     Daemon::bind(settings).await.expect("the daemon starts")
 }
 
-/// Registrations of 3 points and a dead drop of 256 bytes, 100 to a peer, past the sockets.
-async fn fill(engine: &Engine, count: usize) {
-    let names = names(1000, count * 3);
-    // They join one by one: all at once they would fill the engine's queue.
-    let mut peers = Vec::new();
-    let requests = names.chunks(3).enumerate().map(|(number, names)| {
-        let peer = number / 100;
-        if number % 100 == 0 {
-            peers.push(engine.join(IpAddr::from(Ipv4Addr::LOCALHOST)));
-        }
-        let request = RegisterRendezvous {
-            peer_id: PeerId::parse(&format!("crowd-{peer}")).expect("a peer id"),
-            relay_id: String::new(),
-            points: names.iter().map(|name| Point { name: name.clone(), payload: Some(0) }).collect(),
-            tokens: Vec::new(),
-            payloads: vec![names[0].repeat(8)],
-            resume_token: None,
-        };
-        engine.register_rendezvous(peers[peer].outbox.socket, request)
-    });
-    let mut answers = futures_util::stream::iter(requests).buffer_unordered(CROWD_IN_FLIGHT);
-    while let Some(answer) = answers.next().await {
-        assert!(matches!(answer, ServerMessage::RendezvousResult { .. }), "{answer:?}");
-    }
-}
-
 /// One backup or restore.
 #[derive(Serialize)]
 struct Took {
@@ -204,18 +171,7 @@ async fn ask_on_and_on(
     real: Clock,
 ) -> (usize, Latencies) {
     let which = number % 2;
-    let peer = format!("client-{number}");
-    let ring = names(number as u64, 4 * RING);
-    let ring: Vec<_> = ring
-        .chunks(4)
-        .map(|names| Rendezvous {
-            peer_id: peer.clone(),
-            daily_points: names[..3].to_vec(),
-            hourly_tokens: names[3..].to_vec(),
-            dead_drop: names.concat().repeat(2),
-            ..Rendezvous::default()
-        })
-        .collect();
+    let ring = crowds::ring(number);
     // Whoever sends heartbeats is registered, too.
     client.register_rendezvous(&ring[0]).await.expect("an answer");
     let mut latencies = histograms();
@@ -227,7 +183,7 @@ async fn ask_on_and_on(
         let asked = real.running();
         match which {
             0 => drop(client.register_rendezvous(request).await.expect("an answer")),
-            _ => drop(client.heartbeat(&peer).await.expect("an answer")),
+            _ => drop(client.heartbeat(&ring[0].peer_id).await.expect("an answer")),
         }
         let took = (real.running() - asked).as_micros() as u64;
         let after = phase.load(Ordering::SeqCst);
@@ -242,12 +198,6 @@ async fn ask_on_and_on(
     }
     client.close().await;
     (which, latencies)
-}
-
-/// Names as peers make them: 32 hex characters.
-fn names(seed: u64, count: usize) -> Vec<String> {
-    let mut rng = StdRng::seed_from_u64(seed);
-    (0..count).map(|_| format!("{:032x}", rng.random::<u128>())).collect()
 }
 
 fn histograms() -> Latencies {

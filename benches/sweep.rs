@@ -5,26 +5,25 @@
 //! it with `cargo bench --bench sweep`; `-- --help` tells the options. The store is made in the temporary directory
 //! (`TMPDIR`), and the disk under it is part of what is measured.
 
-use std::net::{IpAddr, Ipv4Addr};
+#[path = "common/crowds.rs"]
+mod crowds;
+
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
-use futures_util::StreamExt;
 use hdrhistogram::Histogram;
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 use tokio::task::JoinSet;
-use waypost::client::{AdminClient, Client, Rendezvous};
+use waypost::client::{AdminClient, Client};
 use waypost::clock::Clock;
 use waypost::config::Settings;
 use waypost::daemon::{ADMIN_TOKEN, Daemon, Surroundings};
-use waypost::engine::Engine;
-use waypost::id::PeerId;
-use waypost::wire::signalling::{Point, RegisterRendezvous, ServerMessage};
 
 /// As the daemon has it.
 #[global_allocator]
@@ -33,10 +32,6 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const HOUR: Duration = Duration::from_secs(3600);
 /// What the wall clock shows at first, in milliseconds since the Unix epoch.
 const BEGINNING: u64 = 1_800_000_000_000;
-/// Different registrations per client; each replaces its former self.
-const RING: usize = 40;
-/// Registrations of the crowd under way at once.
-const CROWD_IN_FLIGHT: usize = 2048;
 /// Load before anything is measured.
 const SETTLING: Duration = Duration::from_secs(2);
 /// How often the daemon is asked whether its sweep is over.
@@ -174,7 +169,8 @@ impl Bench {
         self.enter(Phase::Empty);
         self.real.sleep(calm).await;
         self.enter(Phase::Idle);
-        register_crowd(self.daemon.engine(), &self.arguments, round).await;
+        let (crowd, points) = (self.arguments.crowd, usize::from(self.arguments.points));
+        crowds::register(self.daemon.engine(), round, crowd, points, false).await;
         self.clock.step_wall(47 * HOUR);
         self.real.sleep(SETTLING).await;
 
@@ -211,47 +207,9 @@ impl Bench {
     }
 }
 
-/// Registrations, 100 to a peer, past the sockets.
-async fn register_crowd(engine: &Engine, arguments: &Arguments, round: usize) {
-    let (crowd, points) = (arguments.crowd, usize::from(arguments.points));
-    let names = names(1000 + round as u64, crowd * points);
-    // They join one by one: all at once they would fill the engine's queue.
-    let mut peers = Vec::new();
-    let requests = names.chunks(points).enumerate().map(|(number, names)| {
-        let point = |name: &String| Point { name: name.clone(), payload: None };
-        let peer = number / 100;
-        if number % 100 == 0 {
-            peers.push(engine.join(IpAddr::from(Ipv4Addr::LOCALHOST)));
-        }
-        let request = RegisterRendezvous {
-            peer_id: PeerId::parse(&format!("crowd-{round}-{peer}")).expect("a peer id"),
-            relay_id: String::new(),
-            points: names.iter().map(point).collect(),
-            tokens: Vec::new(),
-            payloads: Vec::new(),
-            resume_token: None,
-        };
-        engine.register_rendezvous(peers[peer].outbox.socket, request)
-    });
-    let mut answers = futures_util::stream::iter(requests).buffer_unordered(CROWD_IN_FLIGHT);
-    while let Some(answer) = answers.next().await {
-        assert!(matches!(answer, ServerMessage::RendezvousResult { .. }), "{answer:?}");
-    }
-}
-
 /// One client: 3 points, 1 token and a dead drop of 256 bytes, again and again, until all is over.
 async fn register_on_and_on(client: Client, number: usize, phase: Arc<AtomicU8>, real: Clock) -> Latencies {
-    let ring = names(number as u64, 4 * RING);
-    let ring: Vec<_> = ring
-        .chunks(4)
-        .map(|names| Rendezvous {
-            peer_id: format!("client-{number}"),
-            daily_points: names[..3].to_vec(),
-            hourly_tokens: names[3..].to_vec(),
-            dead_drop: names.concat().repeat(2),
-            ..Rendezvous::default()
-        })
-        .collect();
+    let ring = crowds::ring(number);
     let mut latencies = histograms();
     for request in ring.iter().cycle() {
         let before = phase.load(Ordering::SeqCst);
@@ -273,12 +231,6 @@ async fn register_on_and_on(client: Client, number: usize, phase: Arc<AtomicU8>,
     }
     client.close().await;
     latencies
-}
-
-/// Names as peers make them: 32 hex characters.
-fn names(seed: u64, count: usize) -> Vec<String> {
-    let mut rng = StdRng::seed_from_u64(seed);
-    (0..count).map(|_| format!("{:032x}", rng.random::<u128>())).collect()
 }
 
 fn histograms() -> Latencies {
