@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use figment::value::Value;
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixSocket, UnixStream};
 use tokio_util::either::Either;
 
 use super::gate::UNIX_PEER;
@@ -22,6 +22,9 @@ use crate::limits::Setting;
 const UNIX: &str = "unix:";
 /// Who may connect to a Unix socket: its owner and its group.
 const SOCKET_MODE: u32 = 0o660;
+/// Connections that wait until they are accepted, where the system allows so many: past it clients try again, a second later
+/// at first, and all come back at once when the daemon starts.
+const BACKLOG: u32 = 4096;
 /// Bytes of a Unix socket's path that the system takes.
 const MAX_PATH: usize = 107;
 
@@ -160,7 +163,7 @@ impl Listener {
     /// With the address, since which of two it is the system does not say.
     pub async fn bind(address: &Address) -> io::Result<Listener> {
         let bound = match address {
-            Address::Tcp(address) => TcpListener::bind(address).await.map(Listener::Tcp),
+            Address::Tcp(address) => bind_tcp(*address).map(Listener::Tcp),
             Address::Unix(path) => bind_unix(path).await,
         };
         bound.map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
@@ -190,9 +193,19 @@ impl Listener {
     }
 }
 
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // What is left of a former daemon's connections does not hinder.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 async fn bind_unix(path: &Path) -> io::Result<Listener> {
     remove_stale(path).await?;
-    let listener = UnixListener::bind(path)?;
+    let socket = UnixSocket::new_stream()?;
+    socket.bind(path)?;
+    let listener = socket.listen(BACKLOG)?;
     let meta = fs::symlink_metadata(path)?;
     let file = SocketFile { path: path.to_owned(), device: meta.dev(), inode: meta.ino() };
     fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
@@ -233,6 +246,8 @@ impl Drop for SocketFile {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -265,6 +280,27 @@ mod tests {
         fs::write(&path, "a file").unwrap();
         assert_eq!(Listener::bind(&address).await.err().unwrap().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read_to_string(&path).unwrap(), "a file");
+    }
+
+    #[tokio::test]
+    async fn thousands_who_come_at_once_wait_to_be_accepted_and_none_has_to_try_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let allowed: u32 = fs::read_to_string("/proc/sys/net/core/somaxconn")
+            .map_or(128, |text| text.trim().parse().unwrap());
+        let crowd = BACKLOG.min(allowed) as usize / 4;
+        let listener = Listener::bind(&([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = listener.address().unwrap().tcp().unwrap();
+        let _unix = Listener::bind(&Address::Unix(path.clone())).await.unwrap();
+        // Nobody accepts.
+        let wait = Duration::from_millis(900);
+        let tcp: Vec<_> = (0..crowd).map(|_| std::net::TcpStream::connect_timeout(&address, wait)).collect();
+        assert!(tcp.iter().all(Result::is_ok));
+        let mut unix = Vec::new();
+        for _ in 0..crowd {
+            let connected = tokio::time::timeout(wait, UnixStream::connect(&path)).await;
+            unix.push(connected.expect("it does not wait").unwrap());
+        }
     }
 
     #[tokio::test]
