@@ -45,6 +45,9 @@ struct Arguments {
     /// Addresses that attack at once.
     #[arg(long, default_value_t = 20)]
     addresses: usize,
+    /// How often each of them does so at once.
+    #[arg(long, default_value_t = 1)]
+    strikes: usize,
     /// Print JSON instead of a table.
     #[arg(long)]
     #[serde(skip)]
@@ -302,7 +305,9 @@ fn measure(
             // Others in each round: what the daemon counts of them is not over.
             let number = (round * arguments.addresses + number) as u32;
             let from = IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 9, 0, 1)) + number));
-            striking.spawn_on(attack.strike(from, daemon.address, clock.clone()), attackers.handle());
+            for _ in 0..arguments.strikes {
+                striking.spawn_on(attack.strike(from, daemon.address, clock.clone()), attackers.handle());
+            }
         }
         attacked += honest.block_on(async {
             clock.sleep(SETTLING).await;

@@ -23,7 +23,7 @@ use super::drain::Token;
 use super::gate::{client_address, network_of};
 use super::http::layers::{self, Numbering, REQUEST_ID};
 use super::http::{self, Failure, openapi};
-use super::{App, Peer, asyncapi, link, signalling, upgrade};
+use super::{App, Peer, asyncapi, link, pace, signalling, upgrade};
 use crate::limits::READ_BUFFER_BYTES;
 use crate::metrics::{Refusal, RefusalLabel};
 use crate::wire::directory::Health;
@@ -89,6 +89,9 @@ async fn upgrades(State(Upgrades { app, token }): State<Upgrades>, request: Requ
     } else {
         next.run(request).await
     };
+    if response.status() == StatusCode::TOO_MANY_REQUESTS {
+        pace::past_rate(0).await;
+    }
     app.later.over(&mut response);
     response
 }
