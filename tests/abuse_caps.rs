@@ -3,23 +3,27 @@
 
 #[path = "common/daemon.rs"]
 mod daemon;
+#[path = "common/flood.rs"]
+mod flood;
 #[path = "common/link.rs"]
 mod link;
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use daemon::{RawTcp, TestDaemon, ask, connect, hear, hears_nothing, metric, soon};
+use daemon::{Process, RawTcp, TestDaemon, ask, connect, hear, hears_nothing, metric, soon};
+use flood::{address, connect_from, many, possible};
 use futures_util::future::join_all;
 use link::HOME;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use waypost::client::RawSocket;
+use waypost::client::{AdminClient, RawSocket};
+use waypost::daemon::ADMIN_TOKEN;
 use waypost::id::{PeerId, SocketId};
 use waypost::limits::{
-    ENGINE_QUEUE, HTTP_CONNECTIONS_PER_ADDRESS, MAX_LINKS_PER_CODE, MAX_PAIR_REQUESTS_PER_CODE,
-    MAX_SUBSCRIBERS_PER_CHANNEL, PairingRules,
+    ENGINE_QUEUE, HTTP_CONNECTIONS, HTTP_CONNECTIONS_PER_ADDRESS, MAX_LINKS_PER_CODE,
+    MAX_PAIR_REQUESTS_PER_CODE, MAX_SUBSCRIBERS_PER_CHANNEL, PairingRules,
 };
 use waypost::live::chunks::{ChunkRelay, Full};
 use waypost::live::pairing::{Fault, Pairing};
@@ -92,6 +96,43 @@ async fn more_requests_than_may_wait_for_the_writer_are_refused_and_the_next_are
     let status = daemon.status().await;
     assert_eq!((status.engine.overloaded, status.engine.queue), (overloaded, 0));
     drop(daemon.registered("another").await);
+}
+
+#[tokio::test]
+async fn the_8193rd_connection_that_asks_nothing_is_dropped_and_sockets_go_on() {
+    let data = tempfile::tempdir().unwrap();
+    let daemon = Process::start(data.path(), &[]);
+    let public = daemon.public;
+    let token = std::fs::read_to_string(data.path().join(ADMIN_TOKEN)).unwrap().trim().to_owned();
+    let admin = AdminClient::new(format!("http://{}", daemon.admin), token).unwrap();
+    let mut socket = connect(public).await;
+    if possible(HTTP_CONNECTIONS + 1) <= HTTP_CONNECTIONS {
+        return eprintln!("skipped: this needs {HTTP_CONNECTIONS} open files and some more");
+    }
+    let from = |number: usize| address(number / HTTP_CONNECTIONS_PER_ADDRESS);
+    let mut silent = many(HTTP_CONNECTIONS, |number| connect_from(from(number), public, None)).await;
+    let refused = "waypost_connections_refused_total{reason=\"total\"}";
+    assert_eq!(metric(&admin.metrics().await.unwrap(), refused), 0.0);
+    let mut dropped = TcpStream::connect(public).await.unwrap();
+    assert!(matches!(soon(dropped.read(&mut [0])).await, Ok(0) | Err(_)), "it is not answered");
+    assert_eq!(metric(&admin.metrics().await.unwrap(), refused), 1.0);
+    hears_nothing(&mut socket).await;
+    // One goes, and there is a place for one.
+    let mut leaving = silent.pop().unwrap();
+    leaving.write_all(b"GET /health HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    soon(leaving.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+    // It is free a moment after its answer.
+    let url = format!("ws://{public}/ws");
+    let newcomer = async {
+        loop {
+            if let Ok(socket) = RawSocket::connect(&url).await {
+                return socket;
+            }
+        }
+    };
+    assert_eq!(hear(&mut soon(newcomer).await).await["type"], "server_info");
 }
 
 fn code(text: &str) -> PeerId {

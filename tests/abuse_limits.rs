@@ -1,5 +1,5 @@
 //! Owns the proof that nobody gets more by coming again and again, under other addresses, or under forged ones; and that an
-//! answer which nobody reads ends its connection.
+//! answer which nobody reads ends its connection; nor by going on past a limit.
 
 #[path = "common/daemon.rs"]
 mod daemon;
@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use waypost::client::RawSocket;
+use waypost::clock::Clock;
 use waypost::config::Settings;
 use waypost::limits::ADDRESSES_PER_SITE;
 
@@ -242,4 +243,54 @@ async fn a_socket_has_its_own_time_to_read() {
     assert!(timeout(3 * SECOND, asking).await.is_err(), "the daemon reads no further");
     daemon.advance(50 * SECOND);
     assert!(read(&mut socket.stream, PAST_BUFFERS).await, "the deadline of HTTP is none of its");
+}
+
+/// What came of it, and whether it took so long at least: a rest never ends early, whatever else the machine does.
+async fn after<T>(least: Duration, done: impl Future<Output = T>) -> T {
+    let clock = Clock::system();
+    let began = clock.running();
+    let done = done.await;
+    let took = clock.running() - began;
+    assert!(took >= least, "it took {took:?}");
+    done
+}
+
+/// So that they gain nothing by trying on.
+#[tokio::test]
+async fn whoever_is_past_a_limit_or_talks_nonsense_at_length_waits_for_each_answer() {
+    let daemon = start(false, |settings| {
+        settings.connections.messages_per_minute = 2;
+        settings.connections.http_requests_per_minute = 1;
+        settings.connections.upgrades_per_minute = 4;
+    })
+    .await;
+    let [mut hasty, mut long, mut large, mut honest] = daemon.raws().await;
+    let ping = r#"{"type":"ping"}"#;
+    for answer in ["pong", "pong"] {
+        hasty.send_text(ping).await.unwrap();
+        assert_eq!(hear(&mut hasty).await["type"], answer);
+    }
+    for _ in 0..20 {
+        hasty.send_text(ping).await.unwrap();
+    }
+    let refused = after(Duration::from_millis(20 * 50), async {
+        hears_nothing(&mut honest).await;
+        for _ in 0..20 {
+            assert_eq!(hear(&mut hasty).await["code"], "rate_limited");
+        }
+    });
+    refused.await;
+    let nonsense = after(Duration::from_millis(200), async {
+        long.send_text("[".repeat(200 * 1024)).await.unwrap();
+        assert_eq!(hear(&mut long).await["code"], "invalid_json");
+    });
+    nonsense.await;
+    let too_large = after(Duration::from_millis(500), async {
+        large.send_text(" ".repeat(512 * 1024)).await.unwrap();
+        assert_eq!(large.closed(SECOND * 10).await.unwrap().0, 1009);
+    });
+    too_large.await;
+    assert_eq!(request(&daemon, "").await, 200);
+    assert_eq!(after(Duration::from_millis(50), request(&daemon, "")).await, 429);
+    assert_eq!(after(Duration::from_millis(50), upgrade(&daemon, "")).await, 429);
 }

@@ -179,29 +179,46 @@ async fn crowds_that_say_nothing_or_dribble_a_head_or_stay_silent_are_let_go_and
 const CROWD_MIB: u64 = 400;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_that_are_never_finished_cost_no_more_than_the_largest_message_each() {
+async fn messages_that_are_never_finished_cost_no_more_than_the_largest_message_each_and_256_mib_in_all() {
     let attacked = Attacked::start(&[]);
-    let (addresses, bytes) = (10, 262_144_usize);
-    let watch = Watch::start("500 unfinished messages", attacked.daemon.pid());
+    let bytes = 262_144_usize;
+    let watch = Watch::start("1400 unfinished messages", attacked.daemon.pid());
     let honest = Honest::start(&attacked.daemon);
-    let mut held = Vec::new();
-    for number in 0..addresses * PER_ADDRESS {
+    let mut held = many(1400, async |number| {
         let mut socket = attacked.socket(number / PER_ADDRESS, None).await;
         // All but the last byte of the largest message.
         let head = [&[0x81, 0xff][..], &(bytes as u64).to_be_bytes(), &[0; 4]].concat();
         socket.stream.write_all(&head).await.unwrap();
-        socket.stream.write_all(&vec![b' '; bytes - 1]).await.unwrap();
-        held.push(socket);
-    }
+        // The first ones are closed meanwhile.
+        let _ = socket.stream.write_all(&vec![b' '; bytes - 1]).await;
+        socket
+    })
+    .await;
     Clock::system().sleep(3 * SECOND).await;
     honest.were_served().await;
-    // 125 MiB of messages, which may have grown in doubling steps.
-    watch.never_above(320);
-    for mut socket in held {
-        // The last byte makes each a message that is none.
-        socket.stream.write_all(b" ").await.unwrap();
-        assert_eq!(socket.hear().await["type"], "error");
+    // 256 MiB of 350, which may have grown in steps.
+    watch.never_above(480);
+    let mut counts = [0; 2];
+    for socket in &mut held {
+        // The last byte makes each a message that is none, which is answered after a while.
+        let _ = socket.stream.write_all(b" ").await;
     }
+    for mut socket in held {
+        match soon(socket.frame()).await {
+            Some((1, text)) => {
+                assert!(String::from_utf8(text).unwrap().contains("invalid_json"));
+                counts[0] += 1;
+            }
+            Some((8, close)) => {
+                assert_eq!(close, b"\x03\xf5overloaded");
+                counts[1] += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    tell(&format!("    {} of them were whole in the end, {} had to go", counts[0], counts[1]));
+    let fit = (256 << 20) / (bytes - 8 * 1024);
+    assert!((fit - 5..=fit + 5).contains(&counts[0]), "{counts:?}");
 }
 
 fn announce(peer: &str, chunks: &[Value]) -> Value {

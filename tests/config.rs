@@ -227,7 +227,7 @@ fn every_fault_is_told_at_once_with_its_source() {
         r#"waypost.toml: chunks.ttl: expected at least "1ms", found string "0s""#,
         "waypost.toml: chunks.cache_bytes: expected at least 131072, found signed int `131071`",
         r#"waypost.toml: chunks.pull_timeout: expected at least "1ms", found string "0ms""#,
-        "waypost.toml: limits.mesages_per_minute: unknown key, expected one of max_connections, max_connections_per_address, messages_per_minute, pair_requests_per_minute, max_message_bytes, first_message_timeout, outbox_bytes, outbox_total_bytes, http_requests_per_minute, upgrades_per_minute, link_upgrades_per_minute, link_upgrade_burst",
+        "waypost.toml: limits.mesages_per_minute: unknown key, expected one of max_connections, max_connections_per_address, messages_per_minute, pair_requests_per_minute, max_message_bytes, arriving_total_bytes, first_message_timeout, outbox_bytes, outbox_total_bytes, http_requests_per_minute, upgrades_per_minute, link_upgrades_per_minute, link_upgrade_burst",
         "environment variable WAYPOST_NOPE__X: nope: unknown section, expected one of chunks, directory, drain, limits, link, liveness, log, pairing, peers, relays, rendezvous, server, sweep, turn",
         "environment variable WAYPOST_RELAYS__NOPE: relays.nope: unknown key, expected one of restart_grace",
         "waypost.toml: rendezvuos: unknown section, expected one of chunks, directory, drain, limits, link, liveness, log, pairing, peers, relays, rendezvous, server, sweep, turn",
@@ -247,7 +247,9 @@ fn a_key_of_several_lines_is_told_in_one() {
 
 #[test]
 fn keys_that_contradict_each_other_are_told_with_both_sources() {
-    let file = settings_file("liveness.ping_interval = \"2m\"\nlimits.max_message_bytes = 4096");
+    let file = settings_file(
+        "liveness.ping_interval = \"2m\"\nlimits.max_message_bytes = 4096\nlimits.arriving_total_bytes = 4095",
+    );
     let sources = Sources::default()
         .file(&file.path)
         .flag("--set", "limits", "outbox_bytes", "4095")
@@ -256,6 +258,7 @@ fn keys_that_contradict_each_other_are_told_with_both_sources() {
         r#"default: liveness.timeout: expected longer than liveness.ping_interval = "2m" (waypost.toml), found "1m""#,
         r#"default: pairing.request_timeout: expected longer than pairing.warning = "2m" (environment variable WAYPOST_PAIRING__WARNING), found "2m""#,
         "flag --set: limits.outbox_bytes: expected at least limits.max_message_bytes = 4096 (waypost.toml), found 4095",
+        "waypost.toml: limits.arriving_total_bytes: expected at least limits.max_message_bytes = 4096 (waypost.toml), found 4095",
     ];
     let lines = Settings::load(&sources).unwrap_err().to_string();
     let directory = format!("{}/", file.path.parent().unwrap().display());

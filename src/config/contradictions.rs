@@ -29,6 +29,12 @@ impl Settings {
             |outbox, message| outbox >= message,
         );
         reader.expect(
+            ("limits.arriving_total_bytes", &connections.arriving_total_bytes),
+            "at least",
+            ("limits.max_message_bytes", &connections.max_message_bytes),
+            |total, message| total >= message,
+        );
+        reader.expect(
             ("limits.outbox_total_bytes", &connections.outbox_total_bytes),
             "at least",
             ("limits.outbox_bytes", &connections.outbox_bytes),

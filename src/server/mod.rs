@@ -7,6 +7,7 @@ mod abuse;
 mod accept;
 mod admin;
 mod answering;
+mod arriving;
 pub mod asyncapi;
 mod drain;
 mod gate;
@@ -15,6 +16,7 @@ mod later;
 mod limiter;
 mod link;
 pub mod listen;
+mod pace;
 mod proxy;
 mod public;
 pub mod secrets;
@@ -42,6 +44,7 @@ use crate::logging::LogLevel;
 use crate::metrics::{Dialect, DialectLabel, Metrics};
 use crate::wire::signalling::{ServerMessage, encode};
 use accept::{Before, accept};
+use arriving::Arriving;
 use drain::Drain;
 use gate::Gate;
 use later::Spread;
@@ -101,6 +104,7 @@ struct App {
     clock: Clock,
     metrics: Arc<Metrics>,
     gate: Arc<Gate>,
+    arriving: Arc<Arriving>,
     server_id: String,
     server_key: ServerKey,
     request_limiter: RequestLimiter,
@@ -179,6 +183,7 @@ impl Server {
         let drain_asked = Arc::new(Notify::new());
         let app = Arc::new(App {
             gate: Gate::new(connections.max_connections, connections.max_connections_per_address),
+            arriving: Arriving::new(connections.arriving_total_bytes, options.metrics.clone()),
             engine: options.engine,
             limits: options.limits,
             clock: options.clock,

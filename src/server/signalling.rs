@@ -5,12 +5,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::App;
 use super::drain::Token;
 use super::gate::Permit;
 use super::limiter::{Limiter, Verdict};
 use super::session::{Dialect, Incoming, Patience, Reaction, Rules, Session};
 use super::upgrade::Opening;
+use super::{App, pace};
 use crate::engine::Engine;
 use crate::id::SocketId;
 use crate::live::outbox::Close;
@@ -26,7 +26,7 @@ const ABUSE: Close = Close { code: 1008, reason: "rate limit exceeded", ending: 
 
 /// One socket from its upgrade to its end; until then it has its place among all.
 pub async fn serve(opening: Opening, app: Arc<App>, address: IpAddr, token: Token, _permit: Permit) {
-    let Some(socket) = opening.socket().await else { return };
+    let Some(socket) = opening.socket(&app.arriving).await else { return };
     let joined = app.engine.join(address);
     let counted = Counted::one(&app.metrics.connections);
     let (messages_per_minute, pair_requests_per_minute) = {
@@ -75,9 +75,13 @@ impl Dialect for Signalling {
 
     fn handle(&mut self, message: Incoming) -> Reaction {
         let metrics = &self.app.metrics;
+        let bytes = message.as_ref().map_or(0, |text| text.len());
         match self.limiter.check() {
             Verdict::Pass => {}
-            Verdict::Drop => return Reaction::Answer(answer(metrics, RATE_LIMITED.into())),
+            Verdict::Drop => {
+                let refusal = answer(metrics, RATE_LIMITED.into());
+                return Reaction::after(pace::past_rate(bytes), refusal);
+            }
             Verdict::Close => return Reaction::Close(ABUSE),
         }
         self.app.handled.inc();
@@ -85,7 +89,12 @@ impl Dialect for Signalling {
             Ok(message) => message,
             Err(refusal) => {
                 metrics.messages.get_or_create(&MessageLabel { r#type: "invalid" }).inc();
-                return Reaction::Answer(answer(metrics, refusal.into()));
+                let refusal = answer(metrics, refusal.into());
+                return if pace::is_long(bytes) {
+                    Reaction::after(pace::refused(bytes), refusal)
+                } else {
+                    Reaction::Answer(refusal)
+                };
             }
         };
         metrics.messages.get_or_create(&MessageLabel { r#type: message.kind() }).inc();

@@ -4,6 +4,8 @@
 //! and throw away what is still arriving before it closes, and for that it needs the stream (docs/architecture.md).
 //! Must not know who may connect or what is spoken.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::HeaderMap;
@@ -15,9 +17,10 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
+use super::arriving::{Arriving, Counting, Share};
 use crate::limits::WRITE_BUFFER_BYTES;
 
-pub type Stream = WebSocketStream<TokioIo<Upgraded>>;
+pub type Stream = WebSocketStream<Counting<TokioIo<Upgraded>>>;
 
 /// Boxed, since a task keeps room for whatever it is given.
 pub type Socket = Box<Stream>;
@@ -40,7 +43,7 @@ pub struct Opening {
 
 impl Opening {
     /// The socket, once the answer has gone out.
-    pub async fn socket(self) -> Option<Socket> {
+    pub async fn socket(self, arriving: &Arc<Arriving>) -> Option<Socket> {
         let config = WebSocketConfig::default()
             .read_buffer_size(self.read_buffer_bytes)
             .write_buffer_size(WRITE_BUFFER_BYTES)
@@ -48,7 +51,8 @@ impl Opening {
             .max_frame_size(Some(self.max_message_bytes));
         match self.upgrading.await {
             Ok(stream) => {
-                let socket = Stream::from_raw_socket(TokioIo::new(stream), Role::Server, Some(config));
+                let stream = Counting::new(TokioIo::new(stream), Share::new(arriving.clone()));
+                let socket = Stream::from_raw_socket(stream, Role::Server, Some(config));
                 Some(Box::new(socket.await))
             }
             Err(error) => {

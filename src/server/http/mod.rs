@@ -24,8 +24,10 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
+use tokio::sync::Notify;
 
 use super::App;
+use super::arriving::Share;
 use super::later::Fixed;
 use crate::engine::Claimant;
 use crate::limits::PEER_BODY_BYTES;
@@ -121,18 +123,26 @@ pub struct Bounded<const MOST: usize>(pub Vec<u8>);
 impl<const MOST: usize> FromRequest<Arc<App>> for Bounded<MOST> {
     type Rejection = Failure;
 
-    async fn from_request(request: Request, _: &Arc<App>) -> Result<Bounded<MOST>, Failure> {
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Bounded<MOST>, Failure> {
         let announced =
             request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         if announced.is_some_and(|length: usize| length > MOST.max(THROWN_AWAY)) {
             return Err(Problem::BODY_TOO_LARGE.into());
         }
-        let reading = tokio::time::timeout(BODY_TIMEOUT, read(request.into_body(), MOST));
-        reading.await.unwrap_or(Err(Problem::TOO_SLOW)).map(Bounded).map_err(Failure)
+        let (share, evicted) = (Share::new(app.arriving.clone()), Arc::new(Notify::new()));
+        share.evicted_by({
+            let evicted = evicted.clone();
+            move || evicted.notify_one()
+        });
+        let reading = tokio::time::timeout(BODY_TIMEOUT, read(request.into_body(), MOST, &share));
+        tokio::select! {
+            read = reading => read.unwrap_or(Err(Problem::TOO_SLOW)).map(Bounded).map_err(Failure),
+            () = evicted.notified() => Err(Problem::OVERLOADED.into()),
+        }
     }
 }
 
-async fn read(body: Body, most: usize) -> Result<Vec<u8>, Problem> {
+async fn read(body: Body, most: usize, share: &Share) -> Result<Vec<u8>, Problem> {
     let mut frames = body.into_data_stream();
     let (mut bytes, mut length) = (Vec::new(), 0);
     while let Some(frame) = frames.next().await {
@@ -140,6 +150,7 @@ async fn read(body: Body, most: usize) -> Result<Vec<u8>, Problem> {
         let frame = frame.map_err(|_| Problem::INVALID_JSON)?;
         length += frame.len();
         if length <= most {
+            share.arrived(frame.len());
             bytes.extend_from_slice(&frame);
         } else if length > most.max(THROWN_AWAY) {
             break;

@@ -22,6 +22,16 @@ pub enum Reaction {
     Close(Close),
 }
 
+impl Reaction {
+    /// An answer that is held back until then.
+    pub fn after(then: impl Future<Output = ()> + Send + 'static, answer: String) -> Reaction {
+        Reaction::Later(Box::pin(async move {
+            then.await;
+            Reaction::Answer(answer)
+        }))
+    }
+}
+
 pub type Later = Pin<Box<dyn Future<Output = Reaction> + Send>>;
 
 pub trait Dialect: Send {

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
 use tokio_tungstenite::tungstenite::{Error, Utf8Bytes};
 
+use super::super::pace;
 use super::super::upgrade::Socket;
 use super::{Dialect, FRAMES_PER_FLUSH, Session};
 use crate::live::outbox::Close;
@@ -55,7 +56,9 @@ async fn read_out(mut socket: Socket, how: Ending) {
     if how == Ending::TooLarge || how == Ending::NotText {
         let thrown_away = async {
             let mut buffer = vec![0; 16 * 1024];
-            while let Ok(Ok(1..)) = timeout(CLOSING, socket.get_mut().read(&mut buffer)).await {}
+            while let Ok(Ok(read @ 1..)) = timeout(CLOSING, socket.get_mut().read(&mut buffer)).await {
+                pace::refused(read).await;
+            }
         };
         // Whoever goes on sending for longer does not listen.
         let _ = timeout(THROWING_AWAY, thrown_away).await;
@@ -87,6 +90,7 @@ impl<D: Dialect> Session<'_, D> {
 
     /// Sends what is queued and the close frame, where there is one to send: whoever closes first says it.
     pub(super) async fn end(mut self, over: Over) -> Ended {
+        self.share.end();
         let close = match over {
             Over::Close(close) if self.peer_code.is_none() => close,
             Over::Close(Close { ending: how, .. }) | Over::Gone(how) => {
@@ -100,6 +104,9 @@ impl<D: Dialect> Session<'_, D> {
                 return Ended { how, code: self.peer_code, closing: None };
             }
         };
+        if close.ending == Ending::TooLarge {
+            pace::too_large().await;
+        }
         let closing = async {
             if !matches!(close.ending, Ending::SlowConsumer | Ending::BacklogFull | Ending::Silent) {
                 while let Some(text) = self.outbox.next() {

@@ -10,6 +10,7 @@ mod pulse;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures_util::sink::Feed;
 use futures_util::stream::{SplitSink, SplitStream};
@@ -19,6 +20,7 @@ use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::Message;
 use tokio_tungstenite::tungstenite::{Error, Utf8Bytes};
 
+use super::arriving::Share;
 use super::drain::Token;
 use super::upgrade::{Socket, Stream};
 use crate::clock::{Clock, rest};
@@ -41,7 +43,12 @@ const PINGS_PER_FLUSH: usize = 64;
 /// Unsent bytes at which a session sends and answers no more until the socket takes some.
 const ENOUGH_UNSENT: usize = 64 * 1024;
 
+/// Bytes of a control frame beside its payload, from a client.
+const CONTROL_HEADER: usize = 6;
+
 const TOO_LARGE: Close = Close { code: 1009, reason: "message too large", ending: Ending::TooLarge };
+/// For who is still sending, when all who are have too much.
+const TOO_MUCH: Close = Close { code: 1013, reason: "overloaded", ending: Ending::Unavailable };
 pub const BROKEN: Close = Close { code: 1002, reason: "protocol error", ending: Ending::Failed };
 const NO_FIRST_MESSAGE: Close =
     Close { code: 1008, reason: "no message in time", ending: Ending::NoFirstMessage };
@@ -57,8 +64,10 @@ pub struct Session<'a, D> {
     clock: Clock,
     token: Token,
     rules: Rules,
-    ahead: VecDeque<Incoming>,
+    /// Each with how far it has been read by then.
+    ahead: VecDeque<(Incoming, usize)>,
     ahead_bytes: usize,
+    share: Arc<Share>,
     /// Frames read since it was last tried to flush, and pings since the last flush.
     frames: usize,
     pinged: usize,
@@ -83,12 +92,17 @@ pub struct Session<'a, D> {
 impl<'a, D: Dialect> Session<'a, D> {
     pub fn new(
         socket: Socket,
-        outbox: &'a Outbox,
+        outbox: &'a Arc<Outbox>,
         dialect: D,
         clock: Clock,
         token: Token,
         rules: Rules,
     ) -> Session<'a, D> {
+        let share = socket.get_ref().share.clone();
+        share.evicted_by({
+            let outbox = outbox.clone();
+            move || outbox.close(TOO_MUCH)
+        });
         let (sink, stream) = (*socket).split();
         let Rules { ping_interval, patience, first_message_within, .. } = rules;
         Session {
@@ -102,6 +116,7 @@ impl<'a, D: Dialect> Session<'a, D> {
             rules,
             ahead: VecDeque::new(),
             ahead_bytes: 0,
+            share,
             frames: 0,
             pinged: 0,
             in_flight: None,
@@ -227,7 +242,8 @@ impl<'a, D: Dialect> Session<'a, D> {
                 break;
             } else if let Some(reaction) = self.landed.take() {
                 self.react(reaction).await?;
-            } else if let Some(message) = self.ahead.pop_front() {
+            } else if let Some((message, position)) = self.ahead.pop_front() {
+                self.share.handled(position);
                 self.ahead_bytes -= message.as_ref().map_or(0, |text| text.len());
                 let reaction = self.dialect.handle(message);
                 self.react(reaction).await?;
@@ -330,6 +346,7 @@ impl<'a, D: Dialect> Session<'a, D> {
             Message::Text(text) => Some(text),
             Message::Binary(bytes) => Utf8Bytes::try_from(bytes).ok(),
             Message::Pong(payload) => {
+                self.share.skip(CONTROL_HEADER + payload.len());
                 if let Ok(number) = payload.as_ref().try_into() {
                     self.answer_probes(u64::from_be_bytes(number));
                 }
@@ -341,7 +358,8 @@ impl<'a, D: Dialect> Session<'a, D> {
                 self.unflushed = true;
                 return Ok(());
             }
-            Message::Ping(_) => {
+            Message::Ping(payload) => {
+                self.share.skip(CONTROL_HEADER + payload.len());
                 self.pinged += 1;
                 self.unflushed = true;
                 return Ok(());
@@ -351,7 +369,7 @@ impl<'a, D: Dialect> Session<'a, D> {
         };
         self.pulse.heard_message();
         self.ahead_bytes += incoming.as_ref().map_or(0, |text| text.len());
-        self.ahead.push_back(incoming);
+        self.ahead.push_back((incoming, self.share.position()));
         Ok(())
     }
 

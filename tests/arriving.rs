@@ -1,0 +1,142 @@
+//! Owns the proof that messages and bodies which are never finished take no more memory in all than the operator has allowed:
+//! past that whoever has taken longest goes, and honest ones of any size pass. `tests/abuse_sockets.rs` shows the memory.
+
+#[path = "common/daemon.rs"]
+mod daemon;
+
+use daemon::{RawTcp, TestDaemon, ask, metric, soon};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const KIB: usize = 1024;
+/// What one of eight unfinished ones counts for is 120 KiB: eight of them fit.
+const MOST: usize = 1024 * KIB;
+const LARGE: usize = 128 * KIB;
+const ARRIVING: &str = "waypost_arriving_bytes";
+
+async fn start() -> TestDaemon {
+    TestDaemon::start_with(|settings| settings.connections.arriving_total_bytes = MOST).await
+}
+
+async fn arriving(daemon: &TestDaemon) -> f64 {
+    metric(&daemon.admin().metrics().await.unwrap(), ARRIVING)
+}
+
+async fn until_arriving(daemon: &TestDaemon, is: impl Fn(f64) -> bool) {
+    let waited = async { while !is(arriving(daemon).await) {} };
+    soon(waited).await;
+}
+
+/// A socket that has sent all but the last byte of a large message, and every byte of it is there.
+async fn unfinished(daemon: &TestDaemon) -> RawTcp {
+    let mut socket = RawTcp::open(daemon.addresses().public, "/ws", "").await;
+    socket.hear().await;
+    let before = arriving(daemon).await;
+    let head = [&[0x81, 0xff][..], &(LARGE as u64).to_be_bytes(), &[0; 4]].concat();
+    socket.stream.write_all(&head).await.unwrap();
+    socket.stream.write_all(&vec![b' '; LARGE - 1]).await.unwrap();
+    let counts = (LARGE - 8 * KIB) as f64;
+    until_arriving(daemon, |now| now >= (before + counts).min(MOST as f64 - counts)).await;
+    socket
+}
+
+/// The last byte makes it a message that is none.
+async fn finish(socket: &mut RawTcp) {
+    socket.stream.write_all(b" ").await.unwrap();
+    assert_eq!(socket.hear().await["code"], "invalid_json");
+}
+
+#[tokio::test]
+async fn past_the_ceiling_the_message_that_has_taken_longest_costs_its_sender_the_socket() {
+    let daemon = start().await;
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        held.push(unfinished(&daemon).await);
+    }
+    let mut late = unfinished(&daemon).await;
+    assert_eq!(held.remove(0).closed().await, (1013, "overloaded".to_owned()));
+    // Whoever is large and honest costs the next oldest its place, and is answered.
+    let mut honest = daemon.raw().await;
+    let large = json!({"type": "register_rendezvous", "peerId": "ann", "dailyPoints": ["p"], "deadDrop": "d",
+        "padding": "x".repeat(LARGE)});
+    assert_eq!(ask(&mut honest, large).await["type"], "rendezvous_result");
+    assert_eq!(held.remove(0).closed().await.0, 1013);
+    for socket in held.iter_mut().chain([&mut late]) {
+        finish(socket).await;
+        socket.send_json(json!({"type": "ping"})).await;
+        assert_eq!(socket.hear().await["type"], "pong", "it goes on");
+    }
+    assert_eq!(arriving(&daemon).await, 0.0, "nothing is counted that is handled");
+}
+
+#[tokio::test]
+async fn pings_between_the_fragments_neither_count_nor_hide_what_does() {
+    let daemon = start().await;
+    let mut socket = unfinished(&daemon).await;
+    // A control frame cannot stand within a frame: this one is whole, and the next one of its message has not come.
+    let mut fragmented = RawTcp::open(daemon.addresses().public, "/ws", "").await;
+    fragmented.hear().await;
+    let head = [&[0x01, 0xff][..], &(LARGE as u64).to_be_bytes(), &[0; 4]].concat();
+    fragmented.stream.write_all(&head).await.unwrap();
+    fragmented.stream.write_all(&vec![b' '; LARGE]).await.unwrap();
+    let both = 2.0 * (LARGE - 8 * KIB) as f64;
+    until_arriving(&daemon, |now| now >= both - 1.0).await;
+    let before = arriving(&daemon).await;
+    for _ in 0..3000 {
+        fragmented.send(9, &[b'p'; 125]).await;
+        assert_eq!(soon(fragmented.frame()).await.unwrap().0, 10);
+    }
+    let after = arriving(&daemon).await;
+    assert!((after - before).abs() < 4096.0, "{before} before 3000 pings, {after} after them");
+    fragmented.stream.write_all(&[0x80, 0x80, 0, 0, 0, 0]).await.unwrap();
+    assert_eq!(fragmented.hear().await["code"], "invalid_json");
+    finish(&mut socket).await;
+    assert_eq!(arriving(&daemon).await, 0.0);
+}
+
+#[tokio::test]
+async fn whoever_leaves_counts_no_more() {
+    let daemon = start().await;
+    let sockets = [unfinished(&daemon).await, unfinished(&daemon).await];
+    drop(sockets);
+    until_arriving(&daemon, |now| now == 0.0).await;
+}
+
+/// A registration whose body has come but for its last byte.
+async fn unfinished_body(daemon: &TestDaemon) -> TcpStream {
+    let address = daemon.addresses().public;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!("POST /register HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n");
+    stream.write_all(format!("{head}Content-Length: {LARGE}\r\n\r\n").as_bytes()).await.unwrap();
+    let before = arriving(daemon).await;
+    stream.write_all(&vec![b' '; LARGE - 1]).await.unwrap();
+    let counts = (LARGE - 8 * KIB) as f64;
+    until_arriving(daemon, |now| now >= (before + counts - 1.0).min(MOST as f64 - counts)).await;
+    stream
+}
+
+async fn status(stream: &mut TcpStream) -> String {
+    let mut answer = vec![0; 12];
+    soon(stream.read_exact(&mut answer)).await.unwrap();
+    String::from_utf8(answer).unwrap()[9..].to_owned()
+}
+
+#[tokio::test]
+async fn bodies_count_beside_messages_and_the_oldest_is_told_to_come_again() {
+    let daemon = start().await;
+    let mut oldest = unfinished_body(&daemon).await;
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        held.push(unfinished(&daemon).await);
+    }
+    assert_eq!(status(&mut oldest).await, "503");
+    let mut body = unfinished_body(&daemon).await;
+    assert_eq!(held.remove(0).closed().await.0, 1013);
+    body.write_all(b" ").await.unwrap();
+    assert_eq!(status(&mut body).await, "400");
+    for socket in &mut held {
+        finish(socket).await;
+    }
+    assert_eq!(arriving(&daemon).await, 0.0);
+}
