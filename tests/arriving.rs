@@ -96,6 +96,22 @@ async fn pings_between_the_fragments_neither_count_nor_hide_what_does() {
 }
 
 #[tokio::test]
+async fn what_is_thrown_away_counts_nothing() {
+    let daemon = start().await;
+    let mut oldest = unfinished(&daemon).await;
+    let mut large = RawTcp::open(daemon.addresses().public, "/ws", "").await;
+    large.hear().await;
+    let head = [&[0x81, 0xff][..], &(4 * MOST as u64).to_be_bytes(), &[0; 4]].concat();
+    large.stream.write_all(&head).await.unwrap();
+    assert_eq!(large.closed().await.0, 1009);
+    large.stream.write_all(&vec![b' '; 2 * MOST]).await.unwrap();
+    large.stream.shutdown().await.unwrap();
+    // Until it has all been read.
+    assert_eq!(soon(large.stream.read(&mut [0])).await.unwrap(), 0);
+    finish(&mut oldest).await;
+}
+
+#[tokio::test]
 async fn whoever_leaves_counts_no_more() {
     let daemon = start().await;
     let sockets = [unfinished(&daemon).await, unfinished(&daemon).await];
