@@ -125,9 +125,7 @@ impl Share {
     /// So many bytes were read.
     pub fn arrived(&self, bytes: usize) {
         self.client.arrived.fetch_add(bytes, Ordering::Relaxed);
-        if self.waiting() > FREE {
-            self.recount();
-        }
+        self.recount();
     }
 
     /// So many of the bytes that were read are kept nowhere.
@@ -140,10 +138,11 @@ impl Share {
         self.client.arrived.load(Ordering::Relaxed)
     }
 
-    /// What was read up to there is handled.
+    /// What was read up to there is handled. Whatever has come behind that is younger.
     pub fn handled(&self, position: usize) {
         self.client.handled.store(position, Ordering::Relaxed);
         if self.client.place.load(Ordering::Relaxed) != 0 {
+            self.all.count(&self.client, 0);
             self.recount();
         }
     }
@@ -153,12 +152,11 @@ impl Share {
         self.all.end(&self.client);
     }
 
-    fn waiting(&self) -> usize {
-        self.position().saturating_sub(self.client.handled.load(Ordering::Relaxed))
-    }
-
     fn recount(&self) {
-        self.all.count(&self.client, self.waiting().saturating_sub(FREE));
+        let waiting = self.position().saturating_sub(self.client.handled.load(Ordering::Relaxed));
+        if waiting > FREE {
+            self.all.count(&self.client, waiting - FREE);
+        }
     }
 }
 
@@ -224,5 +222,38 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counting<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stream().poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    fn client(all: &Arc<Arriving>) -> (Arc<Share>, Arc<AtomicBool>) {
+        let (share, gone) = (Share::new(all.clone()), Arc::new(AtomicBool::new(false)));
+        share.evicted_by({
+            let gone = gone.clone();
+            move || gone.store(true, Ordering::Relaxed)
+        });
+        (share, gone)
+    }
+
+    #[test]
+    fn whoever_sends_one_message_after_the_other_has_not_taken_longest() {
+        let all = Arriving::new(5 * FREE, Arc::default());
+        let [(busy, busy_gone), (slow, slow_gone), (late, _)] = [(); 3].map(|()| client(&all));
+        busy.arrived(2 * FREE);
+        let whole = busy.position();
+        busy.arrived(2 * FREE);
+        slow.arrived(3 * FREE);
+        // Until then it was the oldest.
+        busy.handled(whole);
+        late.arrived(4 * FREE);
+        assert_eq!([&busy_gone, &slow_gone].map(|gone| gone.load(Ordering::Relaxed)), [false, true]);
+        assert_eq!(all.metrics.arriving.get(), 4 * FREE as i64);
+        drop((busy, slow, late));
+        assert_eq!(all.metrics.arriving.get(), 0);
     }
 }
