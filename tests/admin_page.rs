@@ -104,6 +104,20 @@ const SHOWS_FOCUS: &str = "const it = document.activeElement, style = getCompute
     return it.matches(':focus-visible') && style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2";
 
 #[tokio::test]
+async fn a_question_that_is_asked_again_at_once_is_answered_as_any_other() {
+    let Some(page) = Page::logged_in().await else { return };
+    let again = "const [sweep, asked] = ['sweep', 'confirm'].map(id => document.getElementById(id));
+        sweep.click();
+        asked.close();
+        sweep.click();";
+    page.browser.script(again).await;
+    // By then the page has been told of the close.
+    page.browser.shows("#confirm-title", "Sweep now").await;
+    page.browser.script("document.getElementById('confirm-yes').click()").await;
+    page.browser.shows("#told", "Swept: nothing had ended.").await;
+}
+
+#[tokio::test]
 async fn everything_is_done_by_keyboard() {
     let Some(page) = Page::open().await else { return };
     let (browser, daemon) = (&page.browser, &page.daemon);

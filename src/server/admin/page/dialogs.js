@@ -2,9 +2,13 @@
 
 import { byId, write } from "./dom.js";
 
+/** Ends the question that is asked, whose close may not have been told yet. */
+let settleLast = () => {};
+
 /** Asks whether to go on; where `word` is given it has to be typed. */
 export function confirm({ title, text, yes, word, danger = false }) {
   const dialog = byId("confirm");
+  settleLast(dialog.returnValue === "yes");
   const [form, field, go] = [dialog.querySelector("form"), byId("confirm-word"), byId("confirm-yes")];
   write(byId("confirm-title"), title);
   write(byId("confirm-text"), text);
@@ -21,6 +25,10 @@ export function confirm({ title, text, yes, word, danger = false }) {
   return new Promise((resolve) => {
     const settle = new AbortController();
     const { signal } = settle;
+    settleLast = (agreed) => {
+      settle.abort();
+      resolve(agreed);
+    };
     field.addEventListener("input", check, { signal });
     byId("confirm-no").addEventListener("click", () => dialog.close(), { signal });
     form.addEventListener("submit", (event) => {
@@ -28,8 +36,8 @@ export function confirm({ title, text, yes, word, danger = false }) {
       if (!go.disabled) dialog.close("yes");
     }, { signal });
     dialog.addEventListener("close", () => {
-      settle.abort();
-      resolve(dialog.returnValue === "yes");
+      // Told late, of the question before.
+      if (!dialog.open) settleLast(dialog.returnValue === "yes");
     }, { signal });
   });
 }
