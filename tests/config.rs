@@ -248,7 +248,7 @@ fn a_key_of_several_lines_is_told_in_one() {
 #[test]
 fn keys_that_contradict_each_other_are_told_with_both_sources() {
     let file = settings_file(
-        "liveness.ping_interval = \"2m\"\nlimits.max_message_bytes = 4096\nlimits.arriving_total_bytes = 4095",
+        "liveness.ping_interval = \"2m\"\nlimits.max_message_bytes = 4096\nlimits.arriving_total_bytes = 1048576\nlink.max_message_bytes = 2097152",
     );
     let sources = Sources::default()
         .file(&file.path)
@@ -258,7 +258,7 @@ fn keys_that_contradict_each_other_are_told_with_both_sources() {
         r#"default: liveness.timeout: expected longer than liveness.ping_interval = "2m" (waypost.toml), found "1m""#,
         r#"default: pairing.request_timeout: expected longer than pairing.warning = "2m" (environment variable WAYPOST_PAIRING__WARNING), found "2m""#,
         "flag --set: limits.outbox_bytes: expected at least limits.max_message_bytes = 4096 (waypost.toml), found 4095",
-        "waypost.toml: limits.arriving_total_bytes: expected at least limits.max_message_bytes = 4096 (waypost.toml), found 4095",
+        "waypost.toml: limits.arriving_total_bytes: expected at least link.max_message_bytes = 2097152 (waypost.toml), found 1048576",
     ];
     let lines = Settings::load(&sources).unwrap_err().to_string();
     let directory = format!("{}/", file.path.parent().unwrap().display());

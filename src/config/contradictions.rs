@@ -28,12 +28,17 @@ impl Settings {
             ("limits.max_message_bytes", &connections.max_message_bytes),
             |outbox, message| outbox >= message,
         );
-        reader.expect(
-            ("limits.arriving_total_bytes", &connections.arriving_total_bytes),
-            "at least",
+        for largest in [
             ("limits.max_message_bytes", &connections.max_message_bytes),
-            |total, message| total >= message,
-        );
+            ("link.max_message_bytes", &self.link.max_message_bytes),
+        ] {
+            reader.expect(
+                ("limits.arriving_total_bytes", &connections.arriving_total_bytes),
+                "at least",
+                largest,
+                |total, message| total >= message,
+            );
+        }
         reader.expect(
             ("limits.outbox_total_bytes", &connections.outbox_total_bytes),
             "at least",

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::frames::Frames;
 use crate::metrics::Metrics;
 
 /// Bytes of one client that do not count: most have no more, and ask nobody.
@@ -21,6 +22,8 @@ const EVICTED: u64 = u64::MAX;
 
 pub struct Arriving {
     most: usize,
+    /// How often somebody has begun to count.
+    age: AtomicU64,
     table: Mutex<Table>,
     metrics: Arc<Metrics>,
 }
@@ -28,17 +31,15 @@ pub struct Arriving {
 #[derive(Default)]
 struct Table {
     used: usize,
-    last: u64,
-    /// Who has more than is free, and how many bytes that counts for; the oldest first.
-    places: BTreeMap<u64, (Arc<Client>, usize)>,
+    /// Who has more than is free, and how many bytes that counts for; the oldest first, by age and then by address in memory.
+    places: BTreeMap<(u64, usize), (Arc<Client>, usize)>,
 }
 
-/// What one client has sent. Its bytes are counted where they are read, and are over where they are handled.
+/// What one client has sent that is not handled yet.
 #[derive(Default)]
 struct Client {
-    arrived: AtomicUsize,
-    handled: AtomicUsize,
-    /// Its place in the table; 0 = none.
+    waiting: AtomicUsize,
+    /// The age of its place in the table; 0 = none.
     place: AtomicU64,
     /// Makes it go.
     evict: OnceLock<Box<dyn Fn() + Send + Sync>>,
@@ -52,33 +53,28 @@ pub struct Share {
 
 impl Arriving {
     pub fn new(most: usize, metrics: Arc<Metrics>) -> Arc<Arriving> {
-        Arc::new(Arriving { most, table: Mutex::default(), metrics })
+        Arc::new(Arriving { most, age: AtomicU64::new(1), table: Mutex::default(), metrics })
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on this client has so many bytes that count.
-    fn count(&self, client: &Arc<Client>, bytes: usize) {
+    /// From now on this client has so many bytes that count. Where it had none, they are of this age, or new.
+    fn count(&self, client: &Arc<Client>, bytes: usize, age: Option<u64>) {
         let mut table = self.lock();
         let place = client.place.load(Ordering::Relaxed);
         if place == EVICTED {
             return;
         }
-        if bytes == 0 {
-            table.remove(place);
-            client.place.store(0, Ordering::Relaxed);
-        } else if let Some((_, counted)) = table.places.get_mut(&place) {
-            let before = std::mem::replace(counted, bytes);
-            table.used = table.used - before + bytes;
-        } else {
-            table.last += 1;
-            let place = table.last;
-            client.place.store(place, Ordering::Relaxed);
-            table.places.insert(place, (client.clone(), bytes));
-            table.used += bytes;
-        }
+        let before = table.places.get(&key(client, place)).map_or(0, |(_, counted)| *counted);
+        let place = match place {
+            0 => age.unwrap_or_else(|| self.age.fetch_add(1, Ordering::Relaxed)),
+            place => place,
+        };
+        client.place.store(place, Ordering::Relaxed);
+        table.places.insert(key(client, place), (client.clone(), bytes));
+        table.used = table.used - before + bytes;
         let mut evicted = Vec::new();
         while table.used > self.most
             && let Some((_, (client, counted))) = table.places.pop_first()
@@ -92,24 +88,23 @@ impl Arriving {
         evicted.iter().filter_map(|client| client.evict.get()).for_each(|evict| evict());
     }
 
-    /// This client counts no more.
-    fn end(&self, client: &Client) {
-        let place = client.place.swap(EVICTED, Ordering::Relaxed);
-        if place == 0 || place == EVICTED {
+    /// This client counts no more; 0 = for now.
+    fn forget(&self, client: &Arc<Client>, becomes: u64) {
+        let mut table = self.lock();
+        let place = client.place.load(Ordering::Relaxed);
+        if place == EVICTED {
             return;
         }
-        let mut table = self.lock();
-        table.remove(place);
-        self.metrics.arriving.set(table.used as i64);
+        client.place.store(becomes, Ordering::Relaxed);
+        if let Some((_, counted)) = table.places.remove(&key(client, place)) {
+            table.used -= counted;
+            self.metrics.arriving.set(table.used as i64);
+        }
     }
 }
 
-impl Table {
-    fn remove(&mut self, place: u64) {
-        if let Some((_, counted)) = self.places.remove(&place) {
-            self.used -= counted;
-        }
-    }
+fn key(client: &Arc<Client>, place: u64) -> (u64, usize) {
+    (place, Arc::as_ptr(client).addr())
 }
 
 impl Share {
@@ -122,41 +117,37 @@ impl Share {
         let _ = self.client.evict.set(Box::new(evict));
     }
 
-    /// So many bytes were read.
+    /// So many bytes have come.
     pub fn arrived(&self, bytes: usize) {
-        self.client.arrived.fetch_add(bytes, Ordering::Relaxed);
-        self.recount();
-    }
-
-    /// So many of the bytes that were read are kept nowhere.
-    pub fn skip(&self, bytes: usize) {
-        self.client.arrived.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    /// How far has been read: for [`Share::handled`].
-    pub fn position(&self) -> usize {
-        self.client.arrived.load(Ordering::Relaxed)
-    }
-
-    /// What was read up to there is handled. Whatever has come behind that is younger.
-    pub fn handled(&self, position: usize) {
-        self.client.handled.store(position, Ordering::Relaxed);
-        if self.client.place.load(Ordering::Relaxed) != 0 {
-            self.all.count(&self.client, 0);
-            self.recount();
-        }
-    }
-
-    /// Counts nothing any more: what still arrives is kept nowhere.
-    pub fn end(&self) {
-        self.all.end(&self.client);
-    }
-
-    fn recount(&self) {
-        let waiting = self.position().saturating_sub(self.client.handled.load(Ordering::Relaxed));
+        let waiting = self.client.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if waiting > FREE {
-            self.all.count(&self.client, waiting - FREE);
+            self.all.count(&self.client, waiting - FREE, None);
         }
+    }
+
+    /// How old is what comes next, for [`Share::handled`].
+    pub fn age(&self) -> u64 {
+        self.all.age.load(Ordering::Relaxed)
+    }
+
+    /// The first bytes are handled; what has come behind them is of this age.
+    pub fn handled(&self, bytes: usize, age: u64) {
+        let waiting = self.client.waiting.fetch_sub(bytes, Ordering::Relaxed) - bytes;
+        if self.client.place.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        self.all.forget(&self.client, 0);
+        if waiting > FREE {
+            self.all.count(&self.client, waiting - FREE, Some(age));
+        }
+    }
+
+    /// Counts nothing any more.
+    pub fn end(&self) {
+        if self.client.place.load(Ordering::Relaxed) != 0 {
+            self.all.forget(&self.client, EVICTED);
+        }
+        self.client.place.store(EVICTED, Ordering::Relaxed);
     }
 }
 
@@ -166,15 +157,16 @@ impl Drop for Share {
     }
 }
 
-/// A stream whose bytes count as they are read.
+/// A WebSocket's bytes, of which those of its messages count as they are read.
 pub struct Counting<S> {
     stream: S,
+    pub frames: Frames,
     pub share: Arc<Share>,
 }
 
 impl<S: Unpin> Counting<S> {
     pub fn new(stream: S, share: Arc<Share>) -> Counting<S> {
-        Counting { stream, share }
+        Counting { stream, frames: Frames::default(), share }
     }
 
     fn stream(&mut self) -> Pin<&mut S> {
@@ -190,7 +182,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counting<S> {
     ) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         let read = ready!(self.stream().poll_read(context, into));
-        self.share.arrived(into.filled().len() - before);
+        let bytes = self.frames.read(&into.filled()[before..]);
+        self.share.arrived(bytes);
         Poll::Ready(read)
     }
 }
@@ -240,20 +233,37 @@ mod tests {
         (share, gone)
     }
 
+    fn are_gone<const N: usize>(gone: [&AtomicBool; N]) -> [bool; N] {
+        gone.map(|gone| gone.load(Ordering::Relaxed))
+    }
+
     #[test]
     fn whoever_sends_one_message_after_the_other_has_not_taken_longest() {
         let all = Arriving::new(5 * FREE, Arc::default());
         let [(busy, busy_gone), (slow, slow_gone), (late, _)] = [(); 3].map(|()| client(&all));
         busy.arrived(2 * FREE);
-        let whole = busy.position();
+        slow.arrived(2 * FREE);
+        let age = busy.age();
         busy.arrived(2 * FREE);
-        slow.arrived(3 * FREE);
         // Until then it was the oldest.
-        busy.handled(whole);
-        late.arrived(4 * FREE);
-        assert_eq!([&busy_gone, &slow_gone].map(|gone| gone.load(Ordering::Relaxed)), [false, true]);
-        assert_eq!(all.metrics.arriving.get(), 4 * FREE as i64);
+        busy.handled(2 * FREE, age);
+        late.arrived(5 * FREE);
+        assert_eq!(are_gone([&busy_gone, &slow_gone]), [false, true]);
+        assert_eq!(all.metrics.arriving.get(), 5 * FREE as i64);
         drop((busy, slow, late));
         assert_eq!(all.metrics.arriving.get(), 0);
+    }
+
+    #[test]
+    fn small_messages_before_a_large_one_make_it_no_younger_than_it_is() {
+        let all = Arriving::new(5 * FREE, Arc::default());
+        let [(sly, sly_gone), (honest, honest_gone), (late, _)] = [(); 3].map(|()| client(&all));
+        sly.arrived(10);
+        let age = sly.age();
+        sly.arrived(3 * FREE);
+        honest.arrived(3 * FREE);
+        sly.handled(10, age);
+        late.arrived(3 * FREE);
+        assert_eq!(are_gone([&sly_gone, &honest_gone]), [true, false]);
     }
 }

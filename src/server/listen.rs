@@ -283,21 +283,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn thousands_who_come_at_once_wait_to_be_accepted_and_none_has_to_try_again() {
+    async fn hundreds_who_come_at_once_wait_to_be_accepted_and_none_has_to_try_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let allowed: u32 = fs::read_to_string("/proc/sys/net/core/somaxconn")
             .map_or(128, |text| text.trim().parse().unwrap());
-        let crowd = BACKLOG.min(allowed) as usize / 4;
+        let crowd = allowed.min(300);
         let listener = Listener::bind(&([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = listener.address().unwrap().tcp().unwrap();
         let _unix = Listener::bind(&Address::Unix(path.clone())).await.unwrap();
         // Nobody accepts.
         let wait = Duration::from_millis(900);
-        let tcp: Vec<_> = (0..crowd).map(|_| std::net::TcpStream::connect_timeout(&address, wait)).collect();
-        assert!(tcp.iter().all(Result::is_ok));
-        let mut unix = Vec::new();
+        let (mut tcp, mut unix) = (Vec::new(), Vec::new());
         for _ in 0..crowd {
+            tcp.push(std::net::TcpStream::connect_timeout(&address, wait).expect("it does not try again"));
             let connected = tokio::time::timeout(wait, UnixStream::connect(&path)).await;
             unix.push(connected.expect("it does not wait").unwrap());
         }

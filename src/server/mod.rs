@@ -10,6 +10,7 @@ mod answering;
 mod arriving;
 pub mod asyncapi;
 mod drain;
+mod frames;
 mod gate;
 mod http;
 mod later;
@@ -22,6 +23,7 @@ mod public;
 pub mod secrets;
 mod session;
 mod signalling;
+mod socket;
 pub mod tls;
 mod upgrade;
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::drain::Token;
 use super::gate::Permit;
 use super::limiter::{Limiter, Verdict};
-use super::session::{Dialect, Incoming, Patience, Reaction, Rules, Session};
+use super::session::{Dialect, Incoming, Patience, Reaction, Rules, Session, bytes_of};
 use super::upgrade::Opening;
 use super::{App, pace};
 use crate::engine::Engine;
@@ -75,7 +75,7 @@ impl Dialect for Signalling {
 
     fn handle(&mut self, message: Incoming) -> Reaction {
         let metrics = &self.app.metrics;
-        let bytes = message.as_ref().map_or(0, |text| text.len());
+        let bytes = bytes_of(&message);
         match self.limiter.check() {
             Verdict::Pass => {}
             Verdict::Drop => {
@@ -85,7 +85,7 @@ impl Dialect for Signalling {
             Verdict::Close => return Reaction::Close(ABUSE),
         }
         self.app.handled.inc();
-        let message = match decode(message.as_deref(), &self.app.limits.rendezvous) {
+        let message = match decode(message.as_deref().ok(), &self.app.limits.rendezvous) {
             Ok(message) => message,
             Err(refusal) => {
                 metrics.messages.get_or_create(&MessageLabel { r#type: "invalid" }).inc();

@@ -11,19 +11,12 @@ use axum::extract::Request;
 use axum::http::HeaderMap;
 use axum::http::header::{CONNECTION, UPGRADE};
 use axum::response::Response;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::arriving::{Arriving, Counting, Share};
-use crate::limits::WRITE_BUFFER_BYTES;
-
-pub type Stream = WebSocketStream<Counting<TokioIo<Upgraded>>>;
-
-/// Boxed, since a task keeps room for whatever it is given.
-pub type Socket = Box<Stream>;
+use super::socket::Socket;
 
 /// Whether a request wants to become a WebSocket.
 pub fn is_asked(headers: &HeaderMap) -> bool {
@@ -43,17 +36,11 @@ pub struct Opening {
 
 impl Opening {
     /// The socket, once the answer has gone out.
-    pub async fn socket(self, arriving: &Arc<Arriving>) -> Option<Socket> {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(self.read_buffer_bytes)
-            .write_buffer_size(WRITE_BUFFER_BYTES)
-            .max_message_size(Some(self.max_message_bytes))
-            .max_frame_size(Some(self.max_message_bytes));
+    pub async fn socket(self, arriving: &Arc<Arriving>) -> Option<Box<Socket>> {
         match self.upgrading.await {
             Ok(stream) => {
                 let stream = Counting::new(TokioIo::new(stream), Share::new(arriving.clone()));
-                let socket = Stream::from_raw_socket(stream, Role::Server, Some(config));
-                Some(Box::new(socket.await))
+                Some(Box::new(Socket::new(stream, self.read_buffer_bytes, self.max_message_bytes).await))
             }
             Err(error) => {
                 tracing::debug!(%error, "an upgrade did not happen");

@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use super::super::App;
 use super::super::drain::Token;
 use super::super::session::{Dialect, Ended, Incoming, Patience, Reaction, Rules, Session};
-use super::super::upgrade::Socket;
+use super::super::socket::Socket;
 use crate::engine::{Held, Unavailable};
 use crate::id::{LinkId, SocketId};
 use crate::limits::LinkRules;
@@ -53,7 +53,7 @@ fn note(app: &App, socket: SocketId, address: IpAddr, ended: &Ended) {
 }
 
 /// One binary from its upgrade to its end.
-pub async fn serve_binary(socket: Socket, app: &App, address: IpAddr, id: LinkId, mut token: Token) {
+pub async fn serve_binary(socket: Box<Socket>, app: &App, address: IpAddr, id: LinkId, mut token: Token) {
     let (joined, counted) = (app.engine.join(address), Counted::one(&app.metrics.connections));
     // Shutting down waits until the peer has read why, too.
     let _lingering = token.clone();
@@ -79,7 +79,7 @@ pub async fn serve_binary(socket: Socket, app: &App, address: IpAddr, id: LinkId
 }
 
 /// One phone from its upgrade to its end.
-pub async fn serve_phone(socket: Socket, app: &App, address: IpAddr, id: LinkId, token: Token) {
+pub async fn serve_phone(socket: Box<Socket>, app: &App, address: IpAddr, id: LinkId, token: Token) {
     let (joined, counted) = (app.engine.join_phone(address), Counted::one(&app.metrics.connections));
     let _lingering = token.clone();
     let attached = app.engine.attach(&joined.outbox, &id).await.map_err(refusal);
@@ -123,7 +123,7 @@ impl Dialect for Binary<'_> {
     const ANSWERS: bool = false;
 
     fn handle(&mut self, message: Incoming) -> Reaction {
-        match message.as_deref().and_then(Envelope::parse) {
+        match message.as_deref().ok().and_then(Envelope::parse) {
             Some(envelope) => self.open(&envelope),
             None => self.dropped(Dropped::Malformed),
         }
@@ -176,7 +176,7 @@ impl Dialect for Phone<'_> {
     const ANSWERS: bool = false;
 
     fn handle(&mut self, message: Incoming) -> Reaction {
-        let Some(frame) = message.filter(|text| is_json(text)) else { return Reaction::Close(NOT_JSON) };
+        let Some(frame) = message.ok().filter(|text| is_json(text)) else { return Reaction::Close(NOT_JSON) };
         let Attached { slot, conn_id, .. } = self.attached;
         let text = Utf8Bytes::from(envelope(conn_id, &frame));
         let reaction = match slot.forward(conn_id, &text, frame.len()) {

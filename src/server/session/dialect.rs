@@ -10,8 +10,12 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use super::Patience;
 use crate::live::outbox::Close;
 
-/// A message as it came: `None` is a binary frame that is not UTF-8.
-pub type Incoming = Option<Utf8Bytes>;
+/// A message as it came. An error is a binary one that is not UTF-8, by its bytes.
+pub type Incoming = Result<Utf8Bytes, usize>;
+
+pub fn bytes_of(message: &Incoming) -> usize {
+    message.as_ref().map_or_else(|bytes| *bytes, |text| text.len())
+}
 
 /// What a dialect makes of one message.
 pub enum Reaction {

@@ -2,6 +2,7 @@
 //!
 //! Owns the close frame and the wait for the peer to read it. Must not know what was spoken.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
@@ -11,7 +12,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
 use tokio_tungstenite::tungstenite::{Error, Utf8Bytes};
 
 use super::super::pace;
-use super::super::upgrade::Socket;
+use super::super::socket::{Raw, Socket};
 use super::{Dialect, FRAMES_PER_FLUSH, Session};
 use crate::live::outbox::Close;
 use crate::metrics::Ending;
@@ -39,33 +40,39 @@ pub struct Ended {
     pub how: Ending,
     /// The close code of whoever closed first; `None` where nobody said one.
     pub code: Option<u16>,
-    pub(super) closing: Option<Socket>,
+    pub(super) closing: Option<Closing>,
+}
+
+/// Closing a connection with unread input would take the close frame back from under way.
+pub(super) enum Closing {
+    /// Until the peer answers the close.
+    Answered(Box<Socket>),
+    /// What the peer is still sending is thrown away.
+    ThrownAway(Box<Raw>),
 }
 
 impl Ended {
-    /// Waits for the peer's answer to the close. What is still arriving is read and thrown away: closing a connection
-    /// with unread input would take the close frame back from under way.
+    /// Until the peer has read the close, or had the time for it.
     pub async fn linger(self) {
-        if let Some(socket) = self.closing {
-            Box::pin(read_out(socket, self.how)).await;
+        match self.closing {
+            Some(Closing::Answered(mut socket)) => {
+                let answered = Box::pin(async move { while let Some(Ok(_)) = socket.next().await {} });
+                // A peer that does not answer the close is left all the same.
+                let _ = timeout(CLOSING, answered).await;
+            }
+            // Whoever goes on sending for longer does not listen.
+            Some(Closing::ThrownAway(raw)) => {
+                let _ = timeout(THROWING_AWAY, Box::pin(throw_away(raw))).await;
+            }
+            None => {}
         }
     }
 }
 
-async fn read_out(mut socket: Socket, how: Ending) {
-    if how == Ending::TooLarge || how == Ending::NotText {
-        let thrown_away = async {
-            let mut buffer = vec![0; 16 * 1024];
-            while let Ok(Ok(read @ 1..)) = timeout(CLOSING, socket.get_mut().read(&mut buffer)).await {
-                pace::refused(read).await;
-            }
-        };
-        // Whoever goes on sending for longer does not listen.
-        let _ = timeout(THROWING_AWAY, thrown_away).await;
-    } else {
-        let answered = async { while let Some(Ok(_)) = socket.next().await {} };
-        // A peer that does not answer the close is left all the same.
-        let _ = timeout(CLOSING, answered).await;
+async fn throw_away(mut raw: Box<Raw>) {
+    let mut buffer = vec![0; 16 * 1024];
+    while let Ok(Ok(read @ 1..)) = timeout(CLOSING, raw.read(&mut buffer)).await {
+        pace::refused(read).await;
     }
 }
 
@@ -90,7 +97,8 @@ impl<D: Dialect> Session<'_, D> {
 
     /// Sends what is queued and the close frame, where there is one to send: whoever closes first says it.
     pub(super) async fn end(mut self, over: Over) -> Ended {
-        self.share.end();
+        self.ahead = VecDeque::new();
+        (self.in_flight, self.landed) = (None, None);
         let close = match over {
             Over::Close(close) if self.peer_code.is_none() => close,
             Over::Close(Close { ending: how, .. }) | Over::Gone(how) => {
@@ -122,8 +130,20 @@ impl<D: Dialect> Session<'_, D> {
             self.sink.send(Message::Close(Some(frame))).await
         };
         let sent = timeout(CLOSING, closing).await;
-        let closing =
-            if let Ok(Ok(())) = sent { self.stream.reunite(self.sink).ok().map(Box::new) } else { None };
+        let socket = match sent {
+            Ok(Ok(())) => self.stream.reunite(self.sink).ok(),
+            _ => None,
+        };
+        let is_sending = matches!(close.ending, Ending::TooLarge | Ending::NotText | Ending::Unavailable);
+        let closing = socket.map(|socket| {
+            if is_sending {
+                // Nothing of it is kept.
+                self.share.end();
+                Closing::ThrownAway(Box::new(socket.into_raw()))
+            } else {
+                Closing::Answered(Box::new(socket))
+            }
+        });
         Ended { how: close.ending, code: Some(close.code), closing }
     }
 }

@@ -22,11 +22,11 @@ use tokio_tungstenite::tungstenite::{Error, Utf8Bytes};
 
 use super::arriving::Share;
 use super::drain::Token;
-use super::upgrade::{Socket, Stream};
+use super::socket::Socket;
 use crate::clock::{Clock, rest};
 use crate::live::outbox::{Close, GOING_AWAY, Outbox, weight};
 use crate::metrics::Ending;
-pub use dialect::{Dialect, Incoming, Later, Reaction, Rules};
+pub use dialect::{Dialect, Incoming, Later, Reaction, Rules, bytes_of};
 pub use ending::Ended;
 use ending::{CLOSING, Over};
 pub use pulse::Patience;
@@ -43,9 +43,6 @@ const PINGS_PER_FLUSH: usize = 64;
 /// Unsent bytes at which a session sends and answers no more until the socket takes some.
 const ENOUGH_UNSENT: usize = 64 * 1024;
 
-/// Bytes of a control frame beside its payload, from a client.
-const CONTROL_HEADER: usize = 6;
-
 const TOO_LARGE: Close = Close { code: 1009, reason: "message too large", ending: Ending::TooLarge };
 /// For who is still sending, when all who are have too much.
 const TOO_MUCH: Close = Close { code: 1013, reason: "overloaded", ending: Ending::Unavailable };
@@ -54,20 +51,22 @@ const NO_FIRST_MESSAGE: Close =
     Close { code: 1008, reason: "no message in time", ending: Ending::NoFirstMessage };
 
 /// Until the socket has room for a message.
-type Feeding<'a> = Feed<'a, SplitSink<Stream, Message>, Message>;
+type Feeding<'a> = Feed<'a, SplitSink<Socket, Message>, Message>;
 
 pub struct Session<'a, D> {
-    sink: SplitSink<Stream, Message>,
-    stream: SplitStream<Stream>,
+    sink: SplitSink<Socket, Message>,
+    stream: SplitStream<Socket>,
     outbox: &'a Outbox,
     dialect: D,
     clock: Clock,
     token: Token,
     rules: Rules,
-    /// Each with how far it has been read by then.
-    ahead: VecDeque<(Incoming, usize)>,
+    /// Each with the age of what comes behind it.
+    ahead: VecDeque<(Incoming, u64)>,
     ahead_bytes: usize,
     share: Arc<Share>,
+    /// The bytes of the message that is being handled, and the age of what comes behind it.
+    handling: Option<(usize, u64)>,
     /// Frames read since it was last tried to flush, and pings since the last flush.
     frames: usize,
     pinged: usize,
@@ -91,14 +90,14 @@ pub struct Session<'a, D> {
 
 impl<'a, D: Dialect> Session<'a, D> {
     pub fn new(
-        socket: Socket,
+        socket: Box<Socket>,
         outbox: &'a Arc<Outbox>,
         dialect: D,
         clock: Clock,
         token: Token,
         rules: Rules,
     ) -> Session<'a, D> {
-        let share = socket.get_ref().share.clone();
+        let share = socket.share().clone();
         share.evicted_by({
             let outbox = outbox.clone();
             move || outbox.close(TOO_MUCH)
@@ -117,6 +116,7 @@ impl<'a, D: Dialect> Session<'a, D> {
             ahead: VecDeque::new(),
             ahead_bytes: 0,
             share,
+            handling: None,
             frames: 0,
             pinged: 0,
             in_flight: None,
@@ -180,6 +180,7 @@ impl<'a, D: Dialect> Session<'a, D> {
                 biased;
                 reaction = async { self.in_flight.as_mut().expect("checked by the guard").await }, if self.in_flight.is_some() => {
                     self.in_flight = None;
+                    self.handled();
                     self.landed = Some(reaction);
                 }
                 () = self.outbox.woken(), if rested => {
@@ -242,11 +243,15 @@ impl<'a, D: Dialect> Session<'a, D> {
                 break;
             } else if let Some(reaction) = self.landed.take() {
                 self.react(reaction).await?;
-            } else if let Some((message, position)) = self.ahead.pop_front() {
-                self.share.handled(position);
-                self.ahead_bytes -= message.as_ref().map_or(0, |text| text.len());
+            } else if let Some((message, age)) = self.ahead.pop_front() {
+                let bytes = bytes_of(&message);
+                self.ahead_bytes -= bytes;
+                self.handling = Some((bytes, age));
                 let reaction = self.dialect.handle(message);
                 self.react(reaction).await?;
+                if self.in_flight.is_none() {
+                    self.handled();
+                }
             } else {
                 break;
             }
@@ -258,6 +263,13 @@ impl<'a, D: Dialect> Session<'a, D> {
             return Err(Over::Close(close));
         }
         Ok(())
+    }
+
+    /// What was being handled is.
+    fn handled(&mut self) {
+        if let Some((bytes, age)) = self.handling.take() {
+            self.share.handled(bytes, age);
+        }
     }
 
     async fn feed_queued(&mut self) -> Result<(), Error> {
@@ -343,10 +355,12 @@ impl<'a, D: Dialect> Session<'a, D> {
         self.outbox.hear();
         self.frames += 1;
         let incoming = match message {
-            Message::Text(text) => Some(text),
-            Message::Binary(bytes) => Utf8Bytes::try_from(bytes).ok(),
+            Message::Text(text) => Ok(text),
+            Message::Binary(bytes) => {
+                let length = bytes.len();
+                Utf8Bytes::try_from(bytes).map_err(|_| length)
+            }
             Message::Pong(payload) => {
-                self.share.skip(CONTROL_HEADER + payload.len());
                 if let Ok(number) = payload.as_ref().try_into() {
                     self.answer_probes(u64::from_be_bytes(number));
                 }
@@ -358,8 +372,7 @@ impl<'a, D: Dialect> Session<'a, D> {
                 self.unflushed = true;
                 return Ok(());
             }
-            Message::Ping(payload) => {
-                self.share.skip(CONTROL_HEADER + payload.len());
+            Message::Ping(_) => {
                 self.pinged += 1;
                 self.unflushed = true;
                 return Ok(());
@@ -368,8 +381,8 @@ impl<'a, D: Dialect> Session<'a, D> {
             Message::Frame(_) => return Ok(()),
         };
         self.pulse.heard_message();
-        self.ahead_bytes += incoming.as_ref().map_or(0, |text| text.len());
-        self.ahead.push_back((incoming, self.share.position()));
+        self.ahead_bytes += bytes_of(&incoming);
+        self.ahead.push_back((incoming, self.share.age()));
         Ok(())
     }
 
