@@ -136,7 +136,7 @@ section! {
         pair_requests_per_minute: u32 = 10;
         /// Bytes of one message; a larger one closes the socket with 1009.
         max_message_bytes: usize = 256 * KIB, AtLeast(KIB);
-        /// Bytes of messages and bodies that arrive and are not handled yet, of all clients, past the first 8 KiB of each; past it the oldest goes; at least 262144, and max_message_bytes and link.max_message_bytes.
+        /// Bytes of messages and bodies that arrive and are not handled yet, of all clients, past the first 8 KiB of each (link: 40 KiB); past it the oldest goes; at least 262144, and max_message_bytes and link.max_message_bytes.
         arriving_total_bytes: usize = 256 * MIB, AtLeast(PEER_BODY_BYTES);
         /// Time from the upgrade to the first complete message.
         first_message_timeout: Duration = 30 * SECOND, AtLeast(MILLISECOND);

@@ -194,7 +194,7 @@ metrics! {
     undelivered: Family<UndeliveredLabel, Counter> = Family::default(), "messages_undelivered";
     /// Bytes queued or written for sockets and not yet taken by them.
     unsent: Gauge = Gauge::default(), "unsent", Unit::Bytes;
-    /// Bytes of messages and bodies that have arrived and are not handled, past the first 8 KiB of each client.
+    /// Bytes of messages and bodies that have arrived and are not handled, past the first 8 KiB of each client (link: 40 KiB).
     arriving: Gauge = Gauge::default(), "arriving", Unit::Bytes;
     /// Ids taken over from another socket.
     takeovers: Counter = Counter::default(), "takeovers";

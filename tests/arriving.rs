@@ -118,14 +118,15 @@ async fn what_is_thrown_away_counts_nothing() {
 }
 
 /// A message in one frame or more, with pings between them.
-fn framed(text: &str, random: &mut StdRng) -> Vec<u8> {
-    let mut bytes = Vec::new();
+fn framed(text: &str, random: &mut StdRng) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
     let mut rest = text.as_bytes();
     let mut opcode = 1;
     loop {
         let (part, behind) = rest.split_at(if random.random_bool(0.6) { rest.len() } else { rest.len() / 3 });
         let last = if behind.is_empty() { 0x80 } else { 0 };
         let mask: [u8; 4] = random.random();
+        let mut bytes = Vec::new();
         match part.len() {
             0..126 => bytes.extend([last | opcode, 0x80 | part.len() as u8]),
             126..65_536 => {
@@ -135,11 +136,12 @@ fn framed(text: &str, random: &mut StdRng) -> Vec<u8> {
         }
         bytes.extend(mask);
         bytes.extend(part.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        frames.push(bytes);
         if last != 0 {
-            return bytes;
+            return frames;
         }
         if random.random_bool(0.2) {
-            bytes.extend([0x89, 0x82, 0, 0, 0, 0, b'h', b'i']);
+            frames.push(vec![0x89, 0x82, 0, 0, 0, 0, b'h', b'i']);
         }
         (rest, opcode) = (behind, 0);
     }
@@ -148,24 +150,28 @@ fn framed(text: &str, random: &mut StdRng) -> Vec<u8> {
 /// A socket gets new buffers between two messages, and nothing of them may be in the old ones.
 #[tokio::test]
 async fn nothing_is_lost_however_large_messages_come_and_in_whatever_pieces() {
-    let seed = rand::random();
-    eprintln!("seed {seed}");
-    let mut random = StdRng::seed_from_u64(seed);
+    let mut random = StdRng::seed_from_u64(7);
     let daemon = TestDaemon::start_with(|settings| settings.connections.messages_per_minute = 0).await;
     let mut socket = RawTcp::open(daemon.addresses().public, "/ws", "").await;
     socket.hear().await;
     for _ in 0..100 {
-        let mut bytes = Vec::new();
+        let mut frames = Vec::new();
         let count = random.random_range(1..6);
         for _ in 0..count {
             let length = [0, 100, 20_000, 100_000][random.random_range(0..4)];
             let text = json!({"type": "ping", "padding": "x".repeat(length)}).to_string();
-            bytes.extend(framed(&text, &mut random));
+            frames.extend(framed(&text, &mut random));
         }
-        let piece = random.random_range(1000..80_000);
-        for piece in bytes.chunks(piece) {
-            socket.stream.write_all(piece).await.unwrap();
-            tokio::task::yield_now().await;
+        if random.random() {
+            let size = random.random_range(1000..80_000);
+            frames = frames.concat().chunks(size).map(<[u8]>::to_vec).collect();
+        }
+        for piece in frames {
+            socket.stream.write_all(&piece).await.unwrap();
+            // So that it is read before the next one comes.
+            if random.random_bool(0.3) {
+                daemon.status().await;
+            }
         }
         let mut heard = 0;
         while heard < count {

@@ -15,8 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::frames::Frames;
 use crate::metrics::Metrics;
 
-/// Bytes of one client that do not count: most have no more, and ask nobody.
-const FREE: usize = 8 * 1024;
+/// Bytes of one client that do not count: most have no more, and ask nobody. Where more is read at once, that is free as well.
+pub const FREE: usize = 8 * 1024;
 /// The place of who had to go.
 const EVICTED: u64 = u64::MAX;
 
@@ -48,6 +48,7 @@ struct Client {
 /// One client's part of what arrives, until it is dropped.
 pub struct Share {
     all: Arc<Arriving>,
+    free: usize,
     client: Arc<Client>,
 }
 
@@ -108,8 +109,8 @@ fn key(client: &Arc<Client>, place: u64) -> (u64, usize) {
 }
 
 impl Share {
-    pub fn new(all: Arc<Arriving>) -> Arc<Share> {
-        Arc::new(Share { all, client: Arc::default() })
+    pub fn new(all: Arc<Arriving>, free: usize) -> Arc<Share> {
+        Arc::new(Share { all, free, client: Arc::default() })
     }
 
     /// What makes its client go, where all together have too much. Once.
@@ -120,8 +121,8 @@ impl Share {
     /// So many bytes have come.
     pub fn arrived(&self, bytes: usize) {
         let waiting = self.client.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if waiting > FREE {
-            self.all.count(&self.client, waiting - FREE, None);
+        if waiting > self.free {
+            self.all.count(&self.client, waiting - self.free, None);
         }
     }
 
@@ -137,8 +138,8 @@ impl Share {
             return;
         }
         self.all.forget(&self.client, 0);
-        if waiting > FREE {
-            self.all.count(&self.client, waiting - FREE, Some(age));
+        if waiting > self.free {
+            self.all.count(&self.client, waiting - self.free, Some(age));
         }
     }
 
@@ -225,7 +226,7 @@ mod tests {
     use super::*;
 
     fn client(all: &Arc<Arriving>) -> (Arc<Share>, Arc<AtomicBool>) {
-        let (share, gone) = (Share::new(all.clone()), Arc::new(AtomicBool::new(false)));
+        let (share, gone) = (Share::new(all.clone(), FREE), Arc::new(AtomicBool::new(false)));
         share.evicted_by({
             let gone = gone.clone();
             move || gone.store(true, Ordering::Relaxed)

@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::arriving::FREE;
 use super::drain::Token;
 use super::gate::Permit;
 use super::limiter::{Limiter, Verdict};
@@ -26,7 +27,7 @@ const ABUSE: Close = Close { code: 1008, reason: "rate limit exceeded", ending: 
 
 /// One socket from its upgrade to its end; until then it has its place among all.
 pub async fn serve(opening: Opening, app: Arc<App>, address: IpAddr, token: Token, _permit: Permit) {
-    let Some(socket) = opening.socket(&app.arriving).await else { return };
+    let Some(socket) = opening.socket(&app.arriving, FREE).await else { return };
     let joined = app.engine.join(address);
     let counted = Counted::one(&app.metrics.connections);
     let (messages_per_minute, pair_requests_per_minute) = {

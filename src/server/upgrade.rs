@@ -35,11 +35,11 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// The socket, once the answer has gone out.
-    pub async fn socket(self, arriving: &Arc<Arriving>) -> Option<Box<Socket>> {
+    /// The socket, once the answer has gone out; so many of its bytes do not count while they arrive.
+    pub async fn socket(self, arriving: &Arc<Arriving>, free: usize) -> Option<Box<Socket>> {
         match self.upgrading.await {
             Ok(stream) => {
-                let stream = Counting::new(TokioIo::new(stream), Share::new(arriving.clone()));
+                let stream = Counting::new(TokioIo::new(stream), Share::new(arriving.clone(), free));
                 Some(Box::new(Socket::new(stream, self.read_buffer_bytes, self.max_message_bytes).await))
             }
             Err(error) => {

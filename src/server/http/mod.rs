@@ -27,7 +27,7 @@ use futures_util::StreamExt;
 use tokio::sync::Notify;
 
 use super::App;
-use super::arriving::Share;
+use super::arriving::{FREE, Share};
 use super::later::Fixed;
 use crate::engine::Claimant;
 use crate::limits::PEER_BODY_BYTES;
@@ -129,7 +129,7 @@ impl<const MOST: usize> FromRequest<Arc<App>> for Bounded<MOST> {
         if announced.is_some_and(|length: usize| length > MOST.max(THROWN_AWAY)) {
             return Err(Problem::BODY_TOO_LARGE.into());
         }
-        let (share, evicted) = (Share::new(app.arriving.clone()), Arc::new(Notify::new()));
+        let (share, evicted) = (Share::new(app.arriving.clone(), FREE), Arc::new(Notify::new()));
         share.evicted_by({
             let evicted = evicted.clone();
             move || evicted.notify_one()

@@ -15,6 +15,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::abuse::Event;
+use super::arriving::FREE;
 use super::drain::Token;
 use super::gate::{Permit, client_address, network_of};
 use super::http::openapi;
@@ -111,7 +112,7 @@ fn try_open(
     let id = header_gate(endpoint, request.headers()).ok_or(Refused::Header)?;
     let largest = app.limits.link.max_message_bytes;
     let opened = upgrade::accept(request, LINK_READ_BUFFER_BYTES, largest, move |opening| async move {
-        let Some(socket) = opening.socket(&app.arriving).await else { return };
+        let Some(socket) = opening.socket(&app.arriving, FREE + LINK_READ_BUFFER_BYTES).await else { return };
         match endpoint {
             Endpoint::Server => session::serve_binary(socket, &app, address, id, token).await,
             Endpoint::Client => session::serve_phone(socket, &app, address, id, token).await,
