@@ -143,6 +143,11 @@ impl Share {
         }
     }
 
+    /// Whether its client had to go.
+    pub fn is_evicted(&self) -> bool {
+        self.client.place.load(Ordering::Relaxed) == EVICTED
+    }
+
     /// Counts nothing any more.
     pub fn end(&self) {
         if self.client.place.load(Ordering::Relaxed) != 0 {

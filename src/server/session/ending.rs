@@ -134,7 +134,8 @@ impl<D: Dialect> Session<'_, D> {
             Ok(Ok(())) => self.stream.reunite(self.sink).ok(),
             _ => None,
         };
-        let is_sending = matches!(close.ending, Ending::TooLarge | Ending::NotText | Ending::Unavailable);
+        let is_sending =
+            matches!(close.ending, Ending::TooLarge | Ending::NotText) || self.share.is_evicted();
         let closing = socket.map(|socket| {
             if is_sending {
                 // Nothing of it is kept.
