@@ -266,8 +266,7 @@ async fn a_frame_of_a_mebibyte_closes_its_socket_before_it_has_arrived_and_no_ot
                 socket.hear().await;
             }
             // The head alone says how long it is going to be.
-            let head = [&[0x81, 0xff][..], &(1_u64 << 20).to_be_bytes(), &[0; 4]].concat();
-            socket.stream.write_all(&head).await.unwrap();
+            socket.begin(0x81, 1 << 20).await;
             assert_eq!(socket.closed().await.0, 1009, "{path}");
         }
     }

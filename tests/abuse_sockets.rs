@@ -188,8 +188,7 @@ async fn messages_that_are_never_finished_cost_no_more_than_the_largest_message_
     let mut held = many(wanted, async |number| {
         let mut socket = attacked.socket(number / PER_ADDRESS, None).await;
         // All but the last byte of the largest message.
-        let head = [&[0x81, 0xff][..], &(bytes as u64).to_be_bytes(), &[0; 4]].concat();
-        socket.stream.write_all(&head).await.unwrap();
+        socket.begin(0x81, bytes).await;
         // The first ones are closed meanwhile.
         let _ = socket.stream.write_all(&vec![b' '; bytes - 1]).await;
         socket
@@ -225,9 +224,8 @@ async fn messages_that_are_never_finished_cost_no_more_than_the_largest_message_
 /// One that comes in one frame, or in two.
 async fn say_at_length(socket: &mut RawTcp, text: &str, in_two: bool) {
     let (begun, rest) = text.split_at(if in_two { text.len() - 1 } else { text.len() });
-    let first = if in_two { 0x01 } else { 0x81 };
-    let head = [&[first, 0xff][..], &(begun.len() as u64).to_be_bytes(), &[0; 4]].concat();
-    socket.stream.write_all(&[&head, begun.as_bytes()].concat()).await.unwrap();
+    socket.begin(if in_two { 0x01 } else { 0x81 }, begun.len()).await;
+    socket.stream.write_all(begun.as_bytes()).await.unwrap();
     if in_two {
         socket.send(0, rest.as_bytes()).await;
     }

@@ -32,13 +32,18 @@ async fn until_arriving(daemon: &TestDaemon, is: impl Fn(f64) -> bool) {
     soon(waited).await;
 }
 
-/// A socket that has sent all but the last byte of a large message, and every byte of it is there.
-async fn unfinished(daemon: &TestDaemon) -> RawTcp {
+/// A socket that has been greeted.
+async fn open(daemon: &TestDaemon) -> RawTcp {
     let mut socket = RawTcp::open(daemon.addresses().public, "/ws", "").await;
     socket.hear().await;
+    socket
+}
+
+/// A socket that has sent all but the last byte of a large message, and every byte of it is there.
+async fn unfinished(daemon: &TestDaemon) -> RawTcp {
+    let mut socket = open(daemon).await;
     let before = arriving(daemon).await;
-    let head = [&[0x81, 0xff][..], &(LARGE as u64).to_be_bytes(), &[0; 4]].concat();
-    socket.stream.write_all(&head).await.unwrap();
+    socket.begin(0x81, LARGE).await;
     socket.stream.write_all(&vec![b' '; LARGE - 1]).await.unwrap();
     until_arriving(daemon, |now| now >= (before + COUNTS).min(MOST as f64 - COUNTS)).await;
     socket
@@ -78,10 +83,8 @@ async fn pings_and_heads_of_frames_neither_count_nor_hide_what_does() {
     let daemon = start().await;
     let mut socket = unfinished(&daemon).await;
     // A control frame cannot stand within a frame: this one is whole, and the next one of its message has not come.
-    let mut fragmented = RawTcp::open(daemon.addresses().public, "/ws", "").await;
-    fragmented.hear().await;
-    let head = [&[0x01, 0xff][..], &(LARGE as u64).to_be_bytes(), &[0; 4]].concat();
-    fragmented.stream.write_all(&head).await.unwrap();
+    let mut fragmented = open(&daemon).await;
+    fragmented.begin(0x01, LARGE).await;
     fragmented.stream.write_all(&vec![b' '; LARGE]).await.unwrap();
     let both = 2.0 * COUNTS + 1.0;
     until_arriving(&daemon, |now| now == both).await;
@@ -105,10 +108,8 @@ async fn pings_and_heads_of_frames_neither_count_nor_hide_what_does() {
 async fn what_is_thrown_away_counts_nothing() {
     let daemon = start().await;
     let mut oldest = unfinished(&daemon).await;
-    let mut large = RawTcp::open(daemon.addresses().public, "/ws", "").await;
-    large.hear().await;
-    let head = [&[0x81, 0xff][..], &(4 * MOST as u64).to_be_bytes(), &[0; 4]].concat();
-    large.stream.write_all(&head).await.unwrap();
+    let mut large = open(&daemon).await;
+    large.begin(0x81, 4 * MOST).await;
     assert_eq!(large.closed().await.0, 1009);
     large.stream.write_all(&vec![b' '; 2 * MOST]).await.unwrap();
     large.stream.shutdown().await.unwrap();
@@ -152,8 +153,7 @@ fn framed(text: &str, random: &mut StdRng) -> Vec<Vec<u8>> {
 async fn nothing_is_lost_however_large_messages_come_and_in_whatever_pieces() {
     let mut random = StdRng::seed_from_u64(7);
     let daemon = TestDaemon::start_with(|settings| settings.connections.messages_per_minute = 0).await;
-    let mut socket = RawTcp::open(daemon.addresses().public, "/ws", "").await;
-    socket.hear().await;
+    let mut socket = open(&daemon).await;
     for _ in 0..100 {
         let mut frames = Vec::new();
         let count = random.random_range(1..6);

@@ -4,15 +4,9 @@
 //! not know what arrives.
 
 use std::collections::BTreeMap;
-use std::io::{self, IoSlice};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use super::frames::Frames;
 use crate::metrics::Metrics;
 
 /// Bytes of one client that do not count: most have no more, and ask nobody. Where more is read at once, that is free as well.
@@ -32,24 +26,18 @@ pub struct Arriving {
 struct Table {
     used: usize,
     /// Who has more than is free, and how many bytes that counts for; the oldest first, by age and then by address in memory.
-    places: BTreeMap<(u64, usize), (Arc<Client>, usize)>,
+    places: BTreeMap<(u64, usize), (Weak<Share>, usize)>,
 }
 
-/// What one client has sent that is not handled yet.
-#[derive(Default)]
-struct Client {
-    waiting: AtomicUsize,
-    /// The age of its place in the table; 0 = none.
-    place: AtomicU64,
-    /// Makes it go.
-    evict: OnceLock<Box<dyn Fn() + Send + Sync>>,
-}
-
-/// One client's part of what arrives, until it is dropped.
+/// What one client has sent that is not handled yet, until it is dropped.
 pub struct Share {
     all: Arc<Arriving>,
     free: usize,
-    client: Arc<Client>,
+    waiting: AtomicUsize,
+    /// The age of its place in the table; 0 = none.
+    place: AtomicU64,
+    /// Makes its client go.
+    evict: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Arriving {
@@ -61,68 +49,67 @@ impl Arriving {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on this client has so many bytes that count. Where it had none, they are of this age, or new.
-    fn count(&self, client: &Arc<Client>, bytes: usize, age: Option<u64>) {
+    /// From now on this one has so many bytes that count. Where it had none, they are of this age, or new.
+    fn count(&self, share: &Arc<Share>, bytes: usize, age: Option<u64>) {
         let mut table = self.lock();
-        let place = client.place.load(Ordering::Relaxed);
-        if place == EVICTED {
-            return;
-        }
-        let before = table.places.get(&key(client, place)).map_or(0, |(_, counted)| *counted);
-        let place = match place {
+        let place = match share.place.load(Ordering::Relaxed) {
+            EVICTED => return,
             0 => age.unwrap_or_else(|| self.age.fetch_add(1, Ordering::Relaxed)),
             place => place,
         };
-        client.place.store(place, Ordering::Relaxed);
-        table.places.insert(key(client, place), (client.clone(), bytes));
-        table.used = table.used - before + bytes;
+        share.place.store(place, Ordering::Relaxed);
+        let before = table.places.insert(share.key(place), (Arc::downgrade(share), bytes));
+        table.used = table.used + bytes - before.map_or(0, |(_, counted)| counted);
         let mut evicted = Vec::new();
         while table.used > self.most
-            && let Some((_, (client, counted))) = table.places.pop_first()
+            && let Some((_, (share, counted))) = table.places.pop_first()
         {
             table.used -= counted;
-            client.place.store(EVICTED, Ordering::Relaxed);
-            evicted.push(client);
+            // One that is just being dropped is gone without a word.
+            let Some(share) = share.upgrade() else { continue };
+            share.place.store(EVICTED, Ordering::Relaxed);
+            evicted.push(share);
         }
         self.metrics.arriving.set(table.used as i64);
         drop(table);
-        evicted.iter().filter_map(|client| client.evict.get()).for_each(|evict| evict());
+        evicted.iter().filter_map(|share| share.evict.get()).for_each(|evict| evict());
     }
 
-    /// This client counts no more; 0 = for now.
-    fn forget(&self, client: &Arc<Client>, becomes: u64) {
+    /// This one counts no more; 0 = for now.
+    fn forget(&self, share: &Share, becomes: u64) {
         let mut table = self.lock();
-        let place = client.place.load(Ordering::Relaxed);
+        let place = share.place.load(Ordering::Relaxed);
         if place == EVICTED {
             return;
         }
-        client.place.store(becomes, Ordering::Relaxed);
-        if let Some((_, counted)) = table.places.remove(&key(client, place)) {
+        share.place.store(becomes, Ordering::Relaxed);
+        if let Some((_, counted)) = table.places.remove(&share.key(place)) {
             table.used -= counted;
             self.metrics.arriving.set(table.used as i64);
         }
     }
 }
 
-fn key(client: &Arc<Client>, place: u64) -> (u64, usize) {
-    (place, Arc::as_ptr(client).addr())
-}
-
 impl Share {
     pub fn new(all: Arc<Arriving>, free: usize) -> Arc<Share> {
-        Arc::new(Share { all, free, client: Arc::default() })
+        let (waiting, place) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Arc::new(Share { all, free, waiting, place, evict: OnceLock::new() })
+    }
+
+    fn key(&self, place: u64) -> (u64, usize) {
+        (place, std::ptr::from_ref(self).addr())
     }
 
     /// What makes its client go, where all together have too much. Once.
     pub fn evicted_by(&self, evict: impl Fn() + Send + Sync + 'static) {
-        let _ = self.client.evict.set(Box::new(evict));
+        let _ = self.evict.set(Box::new(evict));
     }
 
     /// So many bytes have come.
-    pub fn arrived(&self, bytes: usize) {
-        let waiting = self.client.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes;
+    pub fn arrived(self: &Arc<Share>, bytes: usize) {
+        let waiting = self.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if waiting > self.free {
-            self.all.count(&self.client, waiting - self.free, None);
+            self.all.count(self, waiting - self.free, None);
         }
     }
 
@@ -132,95 +119,34 @@ impl Share {
     }
 
     /// The first bytes are handled; what has come behind them is of this age.
-    pub fn handled(&self, bytes: usize, age: u64) {
-        let waiting = self.client.waiting.fetch_sub(bytes, Ordering::Relaxed) - bytes;
-        if self.client.place.load(Ordering::Relaxed) == 0 {
+    pub fn handled(self: &Arc<Share>, bytes: usize, age: u64) {
+        let waiting = self.waiting.fetch_sub(bytes, Ordering::Relaxed) - bytes;
+        if self.place.load(Ordering::Relaxed) == 0 {
             return;
         }
-        self.all.forget(&self.client, 0);
+        self.all.forget(self, 0);
         if waiting > self.free {
-            self.all.count(&self.client, waiting - self.free, Some(age));
+            self.all.count(self, waiting - self.free, Some(age));
         }
     }
 
     /// Whether its client had to go.
     pub fn is_evicted(&self) -> bool {
-        self.client.place.load(Ordering::Relaxed) == EVICTED
+        self.place.load(Ordering::Relaxed) == EVICTED
     }
 
     /// Counts nothing any more.
     pub fn end(&self) {
-        if self.client.place.load(Ordering::Relaxed) != 0 {
-            self.all.forget(&self.client, EVICTED);
+        if self.place.load(Ordering::Relaxed) != 0 {
+            self.all.forget(self, EVICTED);
         }
-        self.client.place.store(EVICTED, Ordering::Relaxed);
+        self.place.store(EVICTED, Ordering::Relaxed);
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
         self.end();
-    }
-}
-
-/// A WebSocket's bytes, of which those of its messages count as they are read.
-pub struct Counting<S> {
-    stream: S,
-    pub frames: Frames,
-    pub share: Arc<Share>,
-}
-
-impl<S: Unpin> Counting<S> {
-    pub fn new(stream: S, share: Arc<Share>) -> Counting<S> {
-        Counting { stream, frames: Frames::default(), share }
-    }
-
-    fn stream(&mut self) -> Pin<&mut S> {
-        Pin::new(&mut self.stream)
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Counting<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = into.filled().len();
-        let read = ready!(self.stream().poll_read(context, into));
-        let bytes = self.frames.read(&into.filled()[before..]);
-        self.share.arrived(bytes);
-        Poll::Ready(read)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counting<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.stream().poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.stream().poll_write_vectored(context, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_shutdown(context)
     }
 }
 

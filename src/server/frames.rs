@@ -1,13 +1,19 @@
 //! Where the frames of a WebSocket begin and end in what its client sends (RFC 6455, section 5.2).
 //!
-//! Owns reading their heads as the bytes go by. Must not know what is said, nor whether it may be.
+//! Owns following them as the bytes go by. Must not know what is said, nor whether it may be.
 
-/// Bytes of the longest head.
-const HEAD: usize = 14;
+use std::io::Cursor;
+
+use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::OpCode;
+
+/// Bytes of the shortest head that a client sends, since it masks, and of the longest.
+const LEAST_HEAD: usize = 6;
+const MOST_HEAD: usize = 14;
 
 #[derive(Default)]
 pub struct Frames {
-    head: [u8; HEAD],
+    head: [u8; MOST_HEAD],
     /// Bytes of the head that have come.
     come: usize,
     /// Bytes of the payload that are to come.
@@ -28,7 +34,9 @@ impl Frames {
                 0 => {
                     self.head[self.come] = *first;
                     self.come += 1;
-                    self.look_at_head();
+                    if self.come >= LEAST_HEAD {
+                        self.look_at_head();
+                    }
                     1
                 }
                 left => {
@@ -44,25 +52,18 @@ impl Frames {
     }
 
     fn look_at_head(&mut self) {
-        let [first, second, ..] = self.head;
-        let is_masked = second & 0x80 != 0;
-        let extended = match second & 0x7f {
-            126 => 2,
-            127 => 8,
-            _ => 0,
-        };
-        if self.come < 2 + extended + 4 * usize::from(is_masked) {
-            return;
-        }
-        self.left = match extended {
-            0 => u64::from(second & 0x7f),
-            _ => self.head[2..2 + extended].iter().fold(0, |length, byte| length << 8 | u64::from(*byte)),
-        };
-        self.come = 0;
-        self.is_control = first & 0x08 != 0;
-        if !self.is_control {
-            self.is_within = first & 0x80 == 0;
-            self.largest = self.largest.max(self.left);
+        match FrameHeader::parse(&mut Cursor::new(&self.head[..self.come])) {
+            Ok(None) => {}
+            Ok(Some((head, length))) => {
+                (self.come, self.left) = (0, length);
+                self.is_control = matches!(head.opcode, OpCode::Control(_));
+                if !self.is_control {
+                    self.is_within = !head.is_final;
+                    self.largest = self.largest.max(length);
+                }
+            }
+            // Nothing behind that is a frame.
+            Err(_) => (self.left, self.is_control) = (u64::MAX, true),
         }
     }
 
@@ -103,5 +104,12 @@ mod tests {
             assert!(frames.is_between());
             assert!(step > 1 || between == 2, "after the first message and after the last frame");
         }
+    }
+
+    #[test]
+    fn behind_nonsense_nothing_is_a_frame() {
+        let mut frames = Frames::default();
+        assert_eq!(frames.read(&[frame(0x81, 5), frame(0x83, 5)].concat()), 5);
+        assert_eq!((frames.read(&frame(0x81, 5).repeat(9)), frames.is_between()), (0, false));
     }
 }

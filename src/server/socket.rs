@@ -5,7 +5,7 @@
 //! large ones gets new ones. Must not know what is said.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
@@ -14,19 +14,24 @@ use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Result};
+use tokio_util::io::InspectReader;
 
-use super::arriving::{Counting, Share};
+use super::arriving::Share;
+use super::frames::Frames;
 use crate::limits::WRITE_BUFFER_BYTES;
 
 /// Bytes of a message up to which its buffers are kept.
 const KEPT: usize = 16 * 1024;
 
-pub type Raw = Counting<TokioIo<Upgraded>>;
+/// The bytes of a connection, which are followed as they are read.
+pub type Raw = InspectReader<TokioIo<Upgraded>, Box<dyn FnMut(&[u8]) + Send>>;
 type Inner = WebSocketStream<Raw>;
 
 pub struct Socket {
     /// Gone only while it is exchanged.
     inner: Option<Inner>,
+    pub share: Arc<Share>,
+    frames: Arc<Mutex<Frames>>,
     read_buffer_bytes: usize,
     max_message_bytes: usize,
     /// Whether something large was said since it got them.
@@ -38,10 +43,22 @@ pub struct Socket {
 }
 
 impl Socket {
-    pub async fn new(stream: Raw, read_buffer_bytes: usize, max_message_bytes: usize) -> Socket {
-        let inner = open(stream, read_buffer_bytes, max_message_bytes).await;
+    pub async fn new(
+        stream: TokioIo<Upgraded>,
+        share: Arc<Share>,
+        read_buffer_bytes: usize,
+        max_message_bytes: usize,
+    ) -> Socket {
+        let frames = Arc::<Mutex<Frames>>::default();
+        let follow = {
+            let (share, frames) = (share.clone(), frames.clone());
+            move |bytes: &[u8]| share.arrived(lock(&frames).read(bytes))
+        };
+        let stream = Raw::new(stream, Box::new(follow));
         Socket {
-            inner: Some(inner),
+            inner: Some(open(stream, read_buffer_bytes, max_message_bytes).await),
+            share,
+            frames,
             read_buffer_bytes,
             max_message_bytes,
             has_said_much: false,
@@ -54,14 +71,6 @@ impl Socket {
         self.inner.as_mut().expect("it is exchanged within one call")
     }
 
-    fn raw(&self) -> &Raw {
-        self.inner.as_ref().expect("it is exchanged within one call").get_ref()
-    }
-
-    pub fn share(&self) -> &Arc<Share> {
-        &self.raw().share
-    }
-
     /// Its bytes, without whatever was read of them and not told.
     pub fn into_raw(mut self) -> Raw {
         self.inner.take().expect("it is exchanged within one call").into_inner()
@@ -69,19 +78,27 @@ impl Socket {
 
     /// Where nothing is in the buffers, gives back what is too large; whether it did.
     fn give_back(&mut self) -> bool {
-        let frames = &self.raw().frames;
-        let is_large = frames.largest > KEPT as u64 || self.has_said_much;
-        if !is_large || !frames.is_between() || !self.is_flushed || self.is_closing {
+        if !self.is_flushed || self.is_closing {
             return false;
         }
+        let mut frames = lock(&self.frames);
+        let is_large = frames.largest > KEPT as u64 || self.has_said_much;
+        if !is_large || !frames.is_between() {
+            return false;
+        }
+        frames.largest = 0;
+        drop(frames);
         self.has_said_much = false;
         let Some(inner) = self.inner.take() else { return false };
-        let mut stream = inner.into_inner();
-        stream.frames.largest = 0;
+        let stream = inner.into_inner();
         let opening = open(stream, self.read_buffer_bytes, self.max_message_bytes);
         self.inner = Some(Box::pin(opening).now_or_never().expect("there is no handshake to wait for"));
         true
     }
+}
+
+fn lock(frames: &Mutex<Frames>) -> MutexGuard<'_, Frames> {
+    frames.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn open(stream: Raw, read_buffer_bytes: usize, max_message_bytes: usize) -> Inner {

@@ -15,7 +15,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 
-use super::arriving::{Arriving, Counting, Share};
+use super::arriving::{Arriving, Share};
 use super::socket::Socket;
 
 /// Whether a request wants to become a WebSocket.
@@ -39,8 +39,9 @@ impl Opening {
     pub async fn socket(self, arriving: &Arc<Arriving>, free: usize) -> Option<Box<Socket>> {
         match self.upgrading.await {
             Ok(stream) => {
-                let stream = Counting::new(TokioIo::new(stream), Share::new(arriving.clone(), free));
-                Some(Box::new(Socket::new(stream, self.read_buffer_bytes, self.max_message_bytes).await))
+                let (stream, share) = (TokioIo::new(stream), Share::new(arriving.clone(), free));
+                let socket = Socket::new(stream, share, self.read_buffer_bytes, self.max_message_bytes);
+                Some(Box::new(socket.await))
             }
             Err(error) => {
                 tracing::debug!(%error, "an upgrade did not happen");

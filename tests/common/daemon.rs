@@ -319,6 +319,12 @@ impl RawTcp {
         self.stream.write_all(&frame).await.unwrap();
     }
 
+    /// The head of a frame with this first byte, masked with zeros, whose payload is to be written.
+    pub async fn begin(&mut self, first: u8, length: usize) {
+        let head = [&[first, 0xff][..], &(length as u64).to_be_bytes(), &[0; 4]].concat();
+        self.stream.write_all(&head).await.unwrap();
+    }
+
     pub async fn send_json(&mut self, message: Value) {
         self.send(1, message.to_string().as_bytes()).await;
     }

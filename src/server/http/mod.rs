@@ -142,7 +142,7 @@ impl<const MOST: usize> FromRequest<Arc<App>> for Bounded<MOST> {
     }
 }
 
-async fn read(body: Body, most: usize, share: &Share) -> Result<Vec<u8>, Problem> {
+async fn read(body: Body, most: usize, share: &Arc<Share>) -> Result<Vec<u8>, Problem> {
     let mut frames = body.into_data_stream();
     let (mut bytes, mut length) = (Vec::new(), 0);
     while let Some(frame) = frames.next().await {

@@ -97,7 +97,7 @@ impl<'a, D: Dialect> Session<'a, D> {
         token: Token,
         rules: Rules,
     ) -> Session<'a, D> {
-        let share = socket.share().clone();
+        let share = socket.share.clone();
         share.evicted_by({
             let outbox = outbox.clone();
             move || outbox.close(TOO_MUCH)
