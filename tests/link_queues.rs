@@ -173,6 +173,8 @@ async fn a_binary_that_does_not_read_holds_up_its_own_phones_and_nobody_else() {
         seen.push(now);
     }
     assert!(!pushing.is_finished());
+    // Of what has arrived, too: one frame that waits for room, and the one behind it.
+    daemon.until_metric("waypost_arriving_bytes", (2 * 128 - 8 - 32) as f64 * KIB as f64).await;
     met(&mut elsewhere, &mut other).await;
     // A phone that is not read from is not dead. The binary is heard, so it is not either.
     for beat in 1..6 {
